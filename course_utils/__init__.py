@@ -1,0 +1,1 @@
+"""The helper package of the course *Inference, Measured*: one idea a module."""

@@ -1,0 +1,140 @@
+"""What this machine is, and what that means for the lessons.
+
+python -m course_utils.machine
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cache
+
+VERSIONED = ("torch", "onnxruntime", "onnx", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that a measurement was made on.
+
+    Attributes:
+        cpu: The processor's own name.
+        architecture: "x86_64", "arm64", ...
+        cores: Logical cores that this process may use.
+        memory_gib: Main memory; 0 where the system does not tell.
+        vector_instructions: The widest of them, e.g. "AVX2" or "AVX-512".
+        int8_instructions: Dot products of bytes, e.g. "VNNI"; empty where there are none.
+        bf16_instructions: Whether bfloat16 is computed in hardware.
+        system: Operating system and its release.
+        python: Version of the interpreter.
+        versions: Of the libraries that compute.
+    """
+
+    cpu: str
+    architecture: str
+    cores: int
+    memory_gib: float
+    vector_instructions: str
+    int8_instructions: str
+    bf16_instructions: bool
+    system: str
+    python: str
+    versions: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """Return a short name for this machine with these versions."""
+        described = json.dumps(asdict(self), sort_keys=True).encode()
+        return hashlib.sha256(described).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.cpu}, {self.cores} cores, {self.vector_instructions}"
+
+
+@cache
+def describe() -> Machine:
+    """Return what this machine is, as far as its processor and system tell."""
+    import torch  # here, so that a module that only wants the type does not wait for it
+
+    can = torch.cpu.get_capabilities()
+    is_arm = str(can["architecture"]).lower() in ("arm64", "aarch64")
+    if is_arm:
+        vectors = "SVE" if can.get("sve") else "NEON"
+        int8 = "dot product (SDOT/UDOT)" if can.get("dotprod") or can.get("neon_dot") else ""
+        if platform.system() == "Darwin":  # every Apple processor since the M1 has it
+            int8 = int8 or "dot product (SDOT/UDOT)"
+    else:
+        vectors = "AVX-512" if can.get("avx512_f") else "AVX2" if can.get("avx2") else "SSE"
+        int8 = "VNNI" if can.get("avx512_vnni") or can.get("avx_vnni") else ""
+        int8 = "AMX and VNNI" if int8 and can.get("amx_int8") else int8
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        cores = os.cpu_count() or 1
+    try:
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):  # Windows
+        memory_gib = 0.0
+    return Machine(
+        cpu=str(can.get("cpu_name") or platform.processor() or "unknown processor"),
+        architecture=str(can["architecture"]),
+        cores=cores,
+        memory_gib=round(memory_gib, 1),
+        vector_instructions=vectors,
+        int8_instructions=int8,
+        bf16_instructions=bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions={name: importlib.metadata.version(name) for name in VERSIONED},
+    )
+
+
+def int8_sums_overflow() -> bool:
+    """Return whether the usual int8 kernel of x86 can overflow on this machine.
+
+    Without VNNI, two products of a byte with a signed byte are summed in 16 bits, and the sum
+    is cut off at 32,767. With VNNI, and on ARM, sums have 32 bits.
+    """
+    machine = describe()
+    return machine.architecture.lower() in ("x86_64", "amd64") and not machine.int8_instructions
+
+
+def explain() -> str:
+    """Return the machine in words: what will be fast here, and what will not."""
+    machine = describe()
+    memory = f" and {machine.memory_gib:.0f} GiB of memory" if machine.memory_gib else ""
+    libraries = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    lines = [
+        f"This machine: {machine.cpu} ({machine.architecture}), {machine.cores} cores{memory},"
+        f" {machine.system}, Python {machine.python}.",
+        f"Libraries: {libraries}.",
+        f"Vector instructions: {machine.vector_instructions}.",
+    ]
+    if machine.int8_instructions:
+        lines.append(
+            f"int8: has {machine.int8_instructions}: products of bytes are summed into 32 bits in"
+            " one instruction. int8 kernels can gain their full speed here."
+        )
+    else:
+        lines.append(
+            "int8: no dedicated instructions. int8 kernels gain less here, and may cut off sums"
+            " of two products; the lessons then hold 8-bit weights to 7 bits, and say so."
+        )
+    lines.append(
+        "bf16: computed in hardware."
+        if machine.bf16_instructions
+        else "bf16: no instructions for it. It is emulated, and slower than fp32, not faster."
+    )
+    if machine.cores == 1:
+        lines.append("Threads: one core only, so nothing here can be made faster by threads.")
+    else:
+        lines.append(
+            f"Threads: {machine.cores} logical cores. Comparisons run on one thread, so that"
+            " other programs disturb them less."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(explain())

@@ -1,0 +1,165 @@
+"""Measure a runner: is it right (accuracy), and how long does it take (latency)?
+
+Accuracy is counted over labelled images. Latency is timed in short bursts, the runners taking
+turns, so that whatever else the machine does meets all of them alike. Every number carries
+where it comes from.
+"""
+
+import gc
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+
+from course_utils import machine
+from course_utils.datasets import Split
+from course_utils.runtimes.runner import Runner
+
+ROUNDS, BURST = 30, 5
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a number comes from.
+
+    Attributes:
+        kind: How it came about.
+        source: The machine if measured or recorded, the formula if computed, else the work cited.
+        when: Date and time in ISO format, where it applies.
+    """
+
+    kind: Literal["measured", "recorded", "computed", "cited"]
+    source: str
+    when: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.source}" + (f", {self.when}" if self.when else "")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number with its unit, its spread and its origin.
+
+    Attributes:
+        value: The number; for a latency the median.
+        unit: "%", "ms" or "bytes".
+        low: Lower end of the spread: first quartile of a latency, one standard error below an
+            accuracy.
+        high: Upper end of the spread, likewise.
+        count: How many images or timings it rests on.
+        provenance: Where it comes from.
+        fastest: Shortest of the timings, what the kernel can do; NaN if there are none.
+        p95: 95th percentile of the timings; NaN if there are none.
+    """
+
+    value: float
+    unit: str
+    low: float
+    high: float
+    count: int
+    provenance: Provenance
+    fastest: float = math.nan
+    p95: float = math.nan
+
+
+def measured_now() -> Provenance:
+    """Return the provenance of what is measured on this machine at this minute."""
+    return Provenance("measured", str(machine.describe()), f"{datetime.now():%Y-%m-%d %H:%M}")
+
+
+def measure_accuracy(runner: Runner, split: Split, batch: int = 50) -> Measurement:
+    """Return the percentage of images classified as labelled, with its standard error.
+
+    Args:
+        runner: Returns logits (n, classes).
+        split: Images and labels, at least one.
+        batch: Images a call; a small batch stays in the processor's cache.
+
+    Raises:
+        ValueError: The split is empty, or the runner does not return one row of logits an image.
+    """
+    if len(split) == 0:
+        raise ValueError("There are no images to measure the accuracy on.")
+
+    def count_right(start: int) -> int:
+        logits = runner(split.images[start : start + batch])
+        labels = split.labels[start : start + batch]
+        if logits.shape[:1] != labels.shape or logits.ndim != 2:
+            raise ValueError(
+                f"{len(labels)} images gave an output of shape {logits.shape}; logits of shape"
+                f" ({len(labels)}, classes) were expected."
+            )
+        return int((logits.argmax(axis=1) == labels).sum())
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        right = sum(threads.map(count_right, range(0, len(split), batch)))
+    share = right / len(split)
+    error = 100 * math.sqrt(share * (1 - share) / len(split))
+    percent = 100 * share
+    return Measurement(percent, "%", percent - error, percent + error, len(split), measured_now())
+
+
+def time_rounds(
+    runners: Sequence[Runner], images: np.ndarray, rounds: int = ROUNDS, burst: int = BURST
+) -> Iterator[np.ndarray]:
+    """Yield, round by round, the times of all runners on the same batch.
+
+    In a round every runner has one turn, in random order: an untimed call, then a burst of
+    timed ones. Bursts of one runner are spread over the whole measurement, so a disturbance
+    of a second does not fall on one runner alone.
+
+    Args:
+        runners: Timed against each other.
+        images: The batch (n, ...) that each call gets.
+        rounds: Turns for each runner.
+        burst: Timed calls in a turn.
+
+    Yields:
+        (runners, burst) float64, milliseconds.
+    """
+    order = np.random.default_rng(0)
+    for _ in range(rounds):
+        times = np.empty((len(runners), burst))
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            for index in order.permutation(len(runners)):
+                runner = runners[index]
+                runner(images)
+                for call in range(burst):
+                    start = time.perf_counter_ns()
+                    runner(images)
+                    times[index, call] = (time.perf_counter_ns() - start) / 1e6
+        finally:
+            if was_enabled:
+                gc.enable()
+        yield times
+
+
+def summarize_latency(times_ms: np.ndarray) -> Measurement:
+    """Return median, quartiles, 95th percentile and minimum of timings in milliseconds."""
+    low, median, high, p95 = np.percentile(times_ms, [25, 50, 75, 95])
+    return Measurement(
+        float(median),
+        "ms",
+        float(low),
+        float(high),
+        times_ms.size,
+        measured_now(),
+        fastest=float(times_ms.min()),
+        p95=float(p95),
+    )
+
+
+def measure_latency(
+    runners: Sequence[Runner], images: np.ndarray, rounds: int = ROUNDS, burst: int = BURST
+) -> list[Measurement]:
+    """Return the latency of each runner, timed in turns; see ``time_rounds``."""
+    times = np.concatenate(list(time_rounds(runners, images, rounds, burst)), axis=1)
+    return [summarize_latency(row) for row in times]

@@ -1,0 +1,127 @@
+"""The small architectures of the course, and their trained checkpoints.
+
+Every network takes images as float32 in [0, 1] and returns logits, so that the pixels of
+a camera can be fed to it without a preprocessing step that someone could forget.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from safetensors.torch import load as load_weights
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_utils import verified
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them (He et al., 2016, arXiv 1512.03385)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet8(nn.Module):
+    """The image classifier of MLPerf Tiny (Banbury et al., 2021, arXiv 2106.07597).
+
+    A stem and three residual blocks of ``width``, ``2 * width`` and ``4 * width`` channels.
+    MLPerf Tiny uses width 16 on 32x32 colour images; here the images are 28x28 and grey.
+    """
+
+    def __init__(self, width: int = 32, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.block1 = ResidualBlock(width, width, stride=1)
+        self.block2 = ResidualBlock(width, 2 * width, stride=2)
+        self.block3 = ResidualBlock(2 * width, 4 * width, stride=2)
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(images)))  # (batch, width, 28, 28)
+        x = self.block1(x)  # (batch, width, 28, 28)
+        x = self.block2(x)  # (batch, 2 * width, 14, 14)
+        x = self.block3(x)  # (batch, 4 * width, 7, 7)
+        x = x.mean(dim=(2, 3))  # (batch, 4 * width)
+        logits: Tensor = self.head(x)  # (batch, classes)
+        return logits
+
+
+class MLP(nn.Module):
+    """Fully connected layers of the given sizes with ReLU between them.
+
+    ``MLP([784, 300, 100, 10])`` is LeNet-300-100 (LeCun et al., 1998).
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        pairs = itertools.pairwise(sizes)
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)  # (batch, sizes[0])
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        logits: Tensor = self.layers[-1](x)  # (batch, sizes[-1])
+        return logits
+
+
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "resnet8_w32_fashion": lambda: ResNet8(width=32),
+    "resnet8_w16_fashion": lambda: ResNet8(width=16),
+    "lenet_300_100_fashion": lambda: MLP([784, 300, 100, 10]),
+    "mlp_1024_fashion": lambda: MLP([784, 1024, 1024, 10]),
+}
+
+
+def build_model(name: str, seed: int = 0) -> nn.Module:
+    """Return the architecture of a checkpoint with freshly drawn weights.
+
+    Args:
+        name: A key of ``ARCHITECTURES``.
+        seed: Of the generator that draws the weights.
+
+    Raises:
+        ValueError: There is no model of that name.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"There is no model {name!r}; choose one of {sorted(ARCHITECTURES)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[name]()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_pretrained(name: str) -> nn.Module:
+    """Return a trained model of the course, in evaluation mode on the CPU.
+
+    Args:
+        name: A key of ``ARCHITECTURES``, e.g. "resnet8_w32_fashion".
+
+    Raises:
+        ValueError: There is no model of that name.
+        course_utils.verified.DamagedFileError: Its checkpoint is missing or damaged.
+    """
+    model = build_model(name)
+    model.load_state_dict(load_weights(verified.read(f"checkpoints/{name}.safetensors")))
+    return model.eval()

@@ -1,0 +1,165 @@
+"""From a PyTorch model to an ONNX graph, and from there to the bytes that ship."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from torch import fx, nn
+
+from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
+
+_EXPORTED: dict[str | None, onnx.ModelProto] = {}
+
+
+def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
+    """Return the model as an ONNX graph from "images" to "logits", with any batch size.
+
+    An export takes about a second. A traced model (``torch.fx``, which is what
+    ``quantize.fold_batch_norms`` returns) is exported once for each structure; later its
+    weights are put into that graph, and the graph is used if it computes what the model does.
+
+    Args:
+        model: Takes float32 images and returns logits.
+        images: A batch (n, ...) of the images that it takes; only its shape is used.
+
+    Raises:
+        ValueError: The model does not accept these images, or cannot be exported.
+    """
+    generator = torch.Generator().manual_seed(0)
+    example = torch.rand(2, *images.shape[1:], generator=generator)
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The model does not accept images of shape {images.shape}: {error}"
+        ) from error
+    structure = _structure(model)
+    if structure in _EXPORTED:
+        graph = _with_weights(_EXPORTED[structure], model)
+        if _computes(graph, example.numpy(), logits.numpy()):
+            return graph
+    with quiet():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    if program is None:
+        raise ValueError("torch.onnx.export returned nothing: the model cannot be exported.")
+    graph = without_notes(program.model_proto)
+    if not _computes(graph, example.numpy(), logits.numpy()):
+        raise ValueError("The exported graph does not compute what the model computes.")
+    if structure is not None:
+        _EXPORTED.clear()  # the structure in use now is the one that comes again
+        _EXPORTED[structure] = graph
+    return graph
+
+
+def without_notes(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without what the exporter noted for debugging: a file ships without it."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(graph)
+    del bare.graph.value_info[:]
+    for item in [bare, bare.graph, *bare.graph.node, *bare.graph.input, *bare.graph.output]:
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    return bare
+
+
+def pack(graph: onnx.ModelProto, weights: Mapping[str, QuantizedTensor]) -> bytes:
+    """Return the ONNX file with the given weights packed bit by bit, ready to ship.
+
+    No runtime reads packed weights of, say, five bits, so a loader has to ``unpack`` them.
+    Weights of eight bits are stored as they are.
+
+    Args:
+        graph: Holds each weight as a float initializer of its name, or as an int8 one of its
+            name with "_quantized" behind it (what ``onnxruntime.quantization`` writes).
+        weights: Integers of at most 16 bits by parameter name.
+
+    Raises:
+        ValueError: The graph has no such weight.
+    """
+    packed = onnx.ModelProto()
+    packed.CopyFrom(graph)
+    found = {initializer.name: initializer for initializer in packed.graph.initializer}
+    for name, weight in weights.items():
+        stored = found.get(f"{name}_quantized", found.get(name))
+        if stored is None:
+            raise ValueError(f"The exported graph has no weight {name!r}; it has {sorted(found)}.")
+        if weight.bits == 8 and stored.data_type == onnx.TensorProto.INT8:
+            continue
+        stored.raw_data = pack_bits(weight.integers.numpy(), weight.bits)
+        stored.metadata_props.add(key="bits", value=str(weight.bits))
+        if stored.data_type == onnx.TensorProto.FLOAT:
+            scale = numpy_helper.from_array(weight.scale.numpy(), f"{name}_scale")
+            packed.graph.initializer.append(scale)
+    content: bytes = packed.SerializeToString()
+    return content
+
+
+def unpack(content: bytes) -> onnx.ModelProto:
+    """Return the ONNX graph that a runtime can load from what ``pack`` wrote."""
+    graph = onnx.load_from_string(content)
+    found = {initializer.name: initializer for initializer in graph.graph.initializer}
+    for name, stored in found.items():
+        bits = next((int(note.value) for note in stored.metadata_props if note.key == "bits"), None)
+        if bits is None:
+            continue
+        count = int(np.prod(stored.dims))
+        integers = unpack_bits(stored.raw_data, bits, count).reshape(stored.dims)
+        del stored.metadata_props[:]
+        if stored.data_type == onnx.TensorProto.INT8:
+            stored.raw_data = integers.astype(np.int8).tobytes()
+        else:
+            scale = found[f"{name}_scale"]
+            stored.raw_data = (numpy_helper.to_array(scale) * integers.astype(np.float32)).tobytes()
+            graph.graph.initializer.remove(scale)
+    return graph
+
+
+def _structure(model: nn.Module) -> str | None:
+    """Return all that determines a traced model's graph, but for the values of its weights."""
+    if not isinstance(model, fx.GraphModule):
+        return None
+    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+    return f"{model.code}{model}{shapes}"
+
+
+def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
+    patched = onnx.ModelProto()
+    patched.CopyFrom(graph)
+    weights = model.state_dict()
+    for initializer in patched.graph.initializer:
+        if initializer.name in weights:
+            initializer.raw_data = weights[initializer.name].numpy().tobytes()
+    return patched
+
+
+def _computes(graph: onnx.ModelProto, images: np.ndarray, logits: np.ndarray) -> bool:
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    computed = session.run(None, {"images": images})[0]
+    return np.allclose(computed, logits, rtol=1e-3, atol=1e-3 * float(np.abs(logits).max()))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters' progress lines and advice to their developers off the page."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

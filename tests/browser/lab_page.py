@@ -1,0 +1,192 @@
+"""A JupyterLab server of its own and a browser page on it, for tests, benchmarks and pictures."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from playwright.sync_api import Browser, Page, Playwright, expect
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = [
+    "--no-sandbox",  # containers run as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-prefers-reduced-motion",
+]
+
+
+def find_chromium() -> str | None:
+    """Return the path of an installed Chromium or Chrome; None leaves it to playwright."""
+    named = os.environ.get("CHROMIUM")
+    return named or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextlib.contextmanager
+def open_browser(playwright: Playwright) -> Iterator[Browser]:
+    """Open a headless Chromium."""
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@dataclass
+class LabServer:
+    """A running JupyterLab on loopback."""
+
+    url: str
+    token: str
+    folder: Path
+
+
+@contextlib.contextmanager
+def serve_lab(folder: Path, environment: dict[str, str] | None = None) -> Iterator[LabServer]:
+    """Serve the notebooks of a folder, with settings and kernels' files of their own."""
+    private = folder / ".jupyter"
+    settings = private / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    news = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(news))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}", f"--LabApp.user_settings_dir={private / 'settings'}",
+        f"--LabApp.workspaces_dir={private / 'workspaces'}",
+    ]  # fmt: skip
+    variables = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(private / "config"),
+        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
+        "INFERENCE_MEASURED_DATA": str(private / "progress"),
+        **(environment or {}),
+    }
+    log = (private / "server.log").open("w")
+    server = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).close()
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((private / "server.log").read_text()[-2000:])
+            time.sleep(0.2)
+        yield LabServer(url, token, folder)
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def strip(source: Path, target: Path) -> None:
+    """Copy a notebook without outputs, counts and widget state: nothing seen later was saved."""
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, target)
+
+
+@dataclass
+class LabPage:
+    """A browser page with one notebook open; notes every error and every outside request."""
+
+    page: Page
+    server: LabServer
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._note)
+
+    def _note(self, request) -> None:
+        if not re.match(rf"({re.escape(self.server.url)}|ws://127|data:|blob:)", request.url):
+            self.outside.append(request.url)
+
+    def open(self, notebook: str) -> None:
+        """Open a notebook of the server's folder and wait for its kernel."""
+        url = f"{self.server.url}/lab/tree/{notebook}?reset&token={self.server.token}"
+        self.page.goto(url)
+        expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
+        self.wait_idle(60)
+
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until the kernel is connected and does nothing."""
+        idle = self.page.get_by_text(re.compile(r"Python 3.*\| Idle")).first
+        expect(idle).to_be_visible(timeout=seconds * 1000)
+
+    def run_all(self, seconds: float) -> None:
+        """Run all cells from the menu and wait until every code cell has a number."""
+        self.start_run()
+        deadline = time.monotonic() + seconds
+        while True:
+            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            if prompts and all(re.search(r"\d", prompt) for prompt in prompts):
+                break
+            failed = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+            assert failed.count() == 0, f"a cell failed: {failed.first.inner_text()}"
+            assert time.monotonic() < deadline, f"cells did not finish: {prompts}"
+            time.sleep(0.2)
+        self.wait_idle(30)
+
+    def start_run(self) -> None:
+        """Press Run > Run All Cells until a cell shows that it runs."""
+        for _ in range(5):
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_text("Run All Cells", exact=True).click()
+            with contextlib.suppress(AssertionError):
+                started = self.page.locator(".jp-InputPrompt").get_by_text(
+                    re.compile(r"\[[*\d]+\]")
+                )
+                expect(started.first).to_be_visible(timeout=3000)
+                return
+        raise AssertionError("Run All Cells had no effect")
+
+    def set_theme(self, name: str) -> None:
+        """Switch JupyterLab to "Light" or "Dark" from its menu."""
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        self.page.get_by_text("Theme", exact=True).first.hover()
+        self.page.get_by_text(f"JupyterLab {name}", exact=True).first.click()
+        expect(self.page.locator("body")).to_have_attribute(
+            "data-jp-theme-light", "true" if name == "Light" else "false"
+        )
+
+
+@contextlib.contextmanager
+def open_page(
+    browser: Browser, server: LabServer, width: int = 1280, height: int = 1000
+) -> Iterator[LabPage]:
+    """Open an empty page of the given size in pixels."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    try:
+        yield LabPage(context.new_page(), server)
+    finally:
+        context.close()

@@ -100,6 +100,21 @@ def int8_sums_overflow() -> bool:
     return machine.architecture.lower() in ("x86_64", "amd64") and not machine.int8_instructions
 
 
+def explain_int8() -> str:
+    """Return in a sentence or two what this machine does with products of bytes."""
+    has = describe().int8_instructions
+    if has:
+        return (
+            f"int8: this processor has {has}: it multiplies bytes and sums the products into 32"
+            " bits in one instruction, so int8 kernels can gain most."
+        )
+    cure = " The lessons hold 8-bit weights to 7 bits then." if int8_sums_overflow() else ""
+    return (
+        "int8: this processor has no instruction of its own for sums of products of bytes; int8"
+        f" kernels need several, gain less, and some cut off large sums.{cure}"
+    )
+
+
 def explain() -> str:
     """Return the machine in words: what will be fast here, and what will not."""
     machine = describe()
@@ -111,16 +126,7 @@ def explain() -> str:
         f"Libraries: {libraries}.",
         f"Vector instructions: {machine.vector_instructions}.",
     ]
-    if machine.int8_instructions:
-        lines.append(
-            f"int8: has {machine.int8_instructions}: products of bytes are summed into 32 bits in"
-            " one instruction. int8 kernels can gain their full speed here."
-        )
-    else:
-        lines.append(
-            "int8: no dedicated instructions. int8 kernels gain less here, and may cut off sums"
-            " of two products; the lessons then hold 8-bit weights to 7 bits, and say so."
-        )
+    lines.append(explain_int8())
     lines.append(
         "bf16: computed in hardware."
         if machine.bf16_instructions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,14 @@ def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
     ax.set_ylim(bottom=0)
     if others:
         ax.legend(frameon=False)
+    return ax
+
+
+def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes:
+    """Draw several lines over the same values, each named in the legend."""
+    for (label, y), style in zip(lines.items(), STYLES, strict=False):
+        ax.plot(x, y, label=label, markersize=4, **style)
+    ax.legend(frameon=False)
     return ax
 
 

@@ -1,0 +1,119 @@
+"""Checks of the exercises in lesson 02."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils import quantize
+from course_utils.checks.outcome import Mistake, Outcome, judge
+
+Affine = tuple[Tensor, Tensor, Tensor]  # integers, scale, zero point
+
+
+def check_affine(attempt: Callable[[Tensor, int], Affine]) -> Outcome:
+    """Check a function that quantizes a tensor to ``[0, 2**bits - 1]`` with a zero point.
+
+    Args:
+        attempt: Takes a float32 tensor and a width in bits; returns integers, scale, zero point.
+    """
+    cases = [  # no value falls half-way between two integers: any way of rounding will do
+        (torch.tensor([-1.0, 0.0, 0.45, 2.0]), 4),
+        (torch.tensor([-0.3, -0.1, 0.0, 0.11, 0.27, 0.5]), 8),
+        (torch.tensor([0.5, 0.75, 1.1, 2.0]), 3),  # the range has to be widened to hold 0
+        (torch.tensor([-4.0, -1.0, -0.2]), 5),
+        (torch.linspace(-1, 3, 41), 2),
+    ]
+    return judge("Affine quantization", attempt, _affine, cases, _is_right, AFFINE_MISTAKES)
+
+
+def _affine(tensor: Tensor, bits: int) -> Affine:
+    right = quantize.quantize_affine(tensor, bits)
+    return right.integers, right.scale, right.zero_point
+
+
+def _is_right(given: Any, right: Affine) -> bool:
+    return len(given) == 3 and all(
+        torch.allclose(torch.as_tensor(mine).float(), theirs.float(), rtol=1e-4)
+        for mine, theirs in zip(given, right, strict=True)
+    )
+
+
+def _scale_is(given: Any, scale: Tensor) -> bool:
+    return torch.isclose(torch.as_tensor(given[1]).float(), scale, rtol=1e-4).item() is True
+
+
+def _is_whole(number: Any) -> bool:
+    tensor = torch.as_tensor(number)
+    return bool((tensor == tensor.round()).all())
+
+
+def _range(x: Tensor) -> Tensor:
+    return x.max().clamp(min=0) - x.min().clamp(max=0)
+
+
+AFFINE_MISTAKES = [
+    Mistake(
+        "wrong number of results",
+        lambda given, right, x, bits: not isinstance(given, tuple | list) or len(given) != 3,
+        "It should return three things: the integers, the scale and the zero point.",
+        "`return integers, scale, zero_point`",
+    ),
+    Mistake(
+        "symmetric",
+        lambda given, right, x, bits: _scale_is(given, x.abs().max() / (2 ** (bits - 1) - 1)),
+        "This is symmetric quantization: many of the integers stand for values that do not occur.",
+        "Stretch the integers from the smallest to the largest value, not to ±max|x|.",
+    ),
+    Mistake(
+        "one level too many",
+        lambda given, right, x, bits: _scale_is(given, _range(x) / 2**bits),
+        "The scale is a little too small: the largest value needs an integer that does not exist.",
+        "From 0 to 2**bits - 1: how many steps lie between the first and the last integer?",
+    ),
+    Mistake(
+        "range without zero",
+        lambda given, right, x, bits: (
+            not _scale_is(given, right[1]) and _scale_is(given, (x.max() - x.min()) / (2**bits - 1))
+        ),
+        "When all values are on one side of 0, no integer of yours stands for 0.",
+        "Before you compute the scale, widen the range: min(x.min(), 0) to max(x.max(), 0).",
+    ),
+    Mistake(
+        "wrong scale",
+        lambda given, right, x, bits: not _scale_is(given, right[1]),
+        "The scale is not the size of one step.",
+        "Divide the width of the range, zero included, by the number of steps.",
+    ),
+    Mistake(
+        "zero point not whole",
+        lambda given, right, x, bits: not _is_whole(given[2]),
+        "The zero point is not a whole number, so 0 is not represented exactly.",
+        "Round it: an activation that ReLU set to 0 must stay 0.",
+    ),
+    Mistake(
+        "wrong zero point",
+        lambda given, right, x, bits: float(given[2]) != float(right[2]),
+        "The zero point is not the integer that stands for 0.",
+        "The smallest value of the range gets the integer 0. How many steps above it is 0.0?",
+    ),
+    Mistake(
+        "integers not whole",
+        lambda given, right, x, bits: not _is_whole(given[0]),
+        "The first result holds fractions; it should hold the integers themselves.",
+        "Round after you divide by the scale. Return the integers, not the restored values.",
+    ),
+    Mistake(
+        "integers without zero point",
+        lambda given, right, x, bits: torch.equal(given[0].int() + right[2], right[0]),
+        "The integers lie around 0; they should lie in 0 … 2**bits - 1.",
+        "Add the zero point to the rounded values.",
+    ),
+    Mistake(
+        "cut off instead of rounded",
+        lambda given, right, x, bits: set((right[0] - given[0].int()).tolist()) <= {0, 1},
+        "Some integers are one too small: they are cut off, not rounded.",
+        "`int()`, `floor` and `//` all cut off. Rounding halves the largest error.",
+    ),
+]

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,27 +35,44 @@ class Split:
         return Split(self.images[:count], self.labels[:count])
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits of one dataset.
+    """Three disjoint splits of one dataset, each read when it is first used.
 
     Attributes:
-        train: A balanced subset of the published training images, for fine-tuning.
-        calibration: Images that only set ranges; never trained or tested on in a lesson.
-        test: All published test images.
+        name: As published.
         classes: Name of each label.
     """
 
-    name: str
-    train: Split
-    calibration: Split
-    test: Split
-    classes: tuple[str, ...]
+    def __init__(self, name: str, folder: str, classes: tuple[str, ...]) -> None:
+        """Take the splits from the files below ``data/<folder>``."""
+        self.name = name
+        self.classes = classes
+        self._folder = folder
+
+    @cached_property
+    def train(self) -> Split:
+        """A balanced subset of the published training images, for fine-tuning."""
+        return self._read("train")
+
+    @cached_property
+    def calibration(self) -> Split:
+        """Images that only set ranges; never trained or tested on in a lesson."""
+        return self._read("calibration")
+
+    @cached_property
+    def test(self) -> Split:
+        """All published test images."""
+        return self._read("test")
 
     @property
     def example(self) -> np.ndarray:
         """One test image as a batch, (1, 1, height, width): what a latency is measured on."""
         return self.test.images[:1]
+
+    def _read(self, part: str) -> Split:
+        with np.load(io.BytesIO(verified.read(f"{self._folder}/{part}.npz"))) as stored:
+            images = np.divide(stored["images"][:, None], 255, dtype=np.float32)
+            return Split(images, stored["labels"].astype(np.int64))
 
 
 FASHION_CLASSES = (
@@ -67,14 +85,7 @@ def load_fashion() -> Dataset:
     """Return Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017, arXiv 1708.07747).
 
     28x28 grey images of ten kinds of clothing: 12,000 for training, 1,000 for calibration
-    and the published 10,000 for testing.
-
-    Raises:
-        course_utils.verified.DamagedFileError: A data file is missing or damaged.
+    and the published 10,000 for testing. A split that is missing or damaged raises
+    ``course_utils.verified.DamagedFileError`` when it is first used.
     """
-    splits = {}
-    for part in ("train", "calibration", "test"):
-        with np.load(io.BytesIO(verified.read(f"fashion/{part}.npz"))) as stored:
-            images = stored["images"][:, None].astype(np.float32) / 255
-            splits[part] = Split(images, stored["labels"].astype(np.int64))
-    return Dataset("Fashion-MNIST", classes=FASHION_CLASSES, **splits)
+    return Dataset("Fashion-MNIST", "fashion", FASHION_CLASSES)

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from course_utils import verified
+from course_utils.datasets import Dataset
+
 PACKAGE = Path(__file__).parent
 DOES_NOT_MEASURE = ("lab", "checks")
 
@@ -49,6 +52,8 @@ def _add(digest: Any, value: Any, seen: set[int]) -> None:
         digest.update(f"{value}{getattr(value, 'code', '')}".encode())
         _add(digest, dict(value.state_dict()), seen)
         _add_class(digest, type(value))
+    elif isinstance(value, Dataset):
+        _add(digest, (value.name, verified.published_digests()), seen)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         _add(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, seen)
     elif isinstance(value, ModuleType):

@@ -73,13 +73,13 @@ def measured_now() -> Provenance:
     return Provenance("measured", str(machine.describe()), f"{datetime.now():%Y-%m-%d %H:%M}")
 
 
-def measure_accuracy(runner: Runner, split: Split, batch: int = 50) -> Measurement:
+def measure_accuracy(runner: Runner, split: Split, batch: int = 10) -> Measurement:
     """Return the percentage of images classified as labelled, with its standard error.
 
     Args:
         runner: Returns logits (n, classes).
         split: Images and labels, at least one.
-        batch: Images a call; a small batch stays in the processor's cache.
+        batch: Images a call; a small batch fits the processor's cache and needs little memory.
 
     Raises:
         ValueError: The split is empty, or the runner does not return one row of logits an image.

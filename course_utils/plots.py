@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,20 @@ def figure_png(figure: Figure, dpi: int = 100) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+class Picture:
+    """A figure as a cell's output: a PNG, and its description for those who don't see it."""
+
+    def __init__(self, ax: Axes, description: str) -> None:
+        """Show the figure of the axes."""
+        figure = ax.figure
+        assert isinstance(figure, Figure)
+        self.figure, self.description = figure, description
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        picture = base64.b64encode(figure_png(self.figure)).decode()
+        return {"image/png": picture, "text/plain": self.description}, {}
 
 
 def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
@@ -81,7 +96,7 @@ def plot_histogram(ax: Axes, histogram: Any) -> Axes:
     ax.stairs(histogram.counts, histogram.edges, fill=True, color="#999999")
     if len(histogram.levels) <= 64:
         ax.vlines(histogram.levels, 0, histogram.counts.max(), color="#0072B2", linewidth=0.7)
-    ax.set_title(histogram.title, fontsize="medium")
+    ax.set_title(histogram.title.replace(", ", "\n", 1), fontsize="medium")
     ax.set_xlabel(histogram.axis)
     ax.set_ylabel("count")
     return ax

@@ -24,22 +24,24 @@ class Recipe:
     peak_learning_rate: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.05
+    flip: bool = True
     shift_pixels: int = 2
     erase_pixels: int = 8
     seed: int = 0
 
 
-def augment(images: Tensor, shift: int, erase: int, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Return the images flipped, shifted and with a square blanked out, each at random.
 
     Args:
         images: (batch, 1, height, width) in [0, 1].
-        shift: Largest shift in pixels, along each axis.
-        erase: Side of the blanked square in pixels (cutout: DeVries & Taylor, 2017,
-            arXiv 1708.04552); it may hang over the border.
+        recipe: Whether to flip, the largest shift along each axis, and the side of the blanked
+            square (cutout: DeVries & Taylor, 2017, arXiv 1708.04552), which may hang over the
+            border; both in pixels, 0 for none.
         generator: The only source of randomness; on the CPU.
     """
     batch, _, height, width = images.shape
+    shift, erase = recipe.shift_pixels, recipe.erase_pixels
 
     def draw(low: int, high: int) -> Tensor:  # (batch, 1): a whole number in [low, high) each
         return torch.randint(low, high, (batch, 1), generator=generator).to(images.device)
@@ -47,7 +49,8 @@ def augment(images: Tensor, shift: int, erase: int, generator: torch.Generator) 
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
     from_row = rows + draw(0, 2 * shift + 1)  # (batch, height), into the padded image
-    from_column = torch.where(draw(0, 2) == 1, columns.flip(0), columns) + draw(0, 2 * shift + 1)
+    mirrored = torch.where(draw(0, 2) == 1, columns.flip(0), columns) if recipe.flip else columns
+    from_column = mirrored + draw(0, 2 * shift + 1)  # (batch, width)
     padded = F.pad(images, (shift, shift, shift, shift))[:, 0]
     which = torch.arange(batch, device=images.device)[:, None, None]
     moved = padded[which, from_row[:, :, None], from_column[:, None, :]]  # (batch, height, width)
@@ -105,7 +108,7 @@ def train(
         for step in range(steps):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             batch = images[rows].to(device)
-            batch = augment(batch, recipe.shift_pixels, recipe.erase_pixels, generator)
+            batch = augment(batch, recipe, generator)
             loss = loss_of(model(batch), labels[rows].to(device))
             optimizer.zero_grad()
             loss.backward()

@@ -9,50 +9,21 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
-import numpy as np
 import traitlets
 from IPython import get_ipython
-from matplotlib.ticker import MaxNLocator
 
 from course_utils import plots, progress
-from course_utils.lab.readouts import (
-    Card,
-    compare_speed,
-    describe_setting,
-    format_value,
-    latency_digits,
-    make_cards,
-)
+from course_utils.lab.readouts import Card, describe_setting, format_value, make_cards
+from course_utils.lab.spec import Histogram, make_spec, pack_numbers
 
 if TYPE_CHECKING:
-    from course_utils.sweep import Point, Sweep
+    from course_utils.sweep import Sweep
 
 HERE = Path(__file__).parent
-MOST_LEVELS = 64
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """A picture of what a setting does to some numbers.
-
-    Attributes:
-        title: What is counted.
-        axis: What the numbers are.
-        edges: (bins + 1,) the same for all settings of a panel.
-        counts: (bins,).
-        levels: Values that a number can be rounded to; drawn if there are 64 or fewer.
-    """
-
-    title: str
-    axis: str
-    edges: np.ndarray
-    counts: np.ndarray
-    levels: np.ndarray
 
 
 class Panel(anywidget.AnyWidget):
@@ -99,10 +70,9 @@ class Panel(anywidget.AnyWidget):
         self._cell = _RunningCell()
         self._predict = sweep.point(**predict) if predict else None
         earlier = progress.last_prediction(name) if predict else None
-        numbers, layout = self._pack_numbers()
         super().__init__(
-            spec=self._make_spec(layout),
-            numbers=numbers,
+            spec=make_spec(name, sweep, self._cards, self._details, self._predict),
+            numbers=pack_numbers(sweep, self._details),
             chosen=self._indices(sweep.against),
             guess=earlier or {},
             revealed=predict is None or earlier is not None,
@@ -206,97 +176,6 @@ class Panel(anywidget.AnyWidget):
     def _indices(self, setting: dict[str, Any]) -> list[int]:
         return [values.index(setting[knob]) for knob, values in self._sweep.knobs.items()]
 
-    def _pack_numbers(self) -> tuple[bytes, dict[str, int]]:
-        """Return one float32 buffer: curves (points, 6), counts (points, bins), levels."""
-        curves = [
-            [getattr(m, end) for m in (point.accuracy, point.latency) for end in ENDS]
-            for point in self._sweep.points
-        ]
-        bins = len(self._details[0].counts) if self._details else 0
-        counts = [detail.counts for detail in self._details]
-        levels = np.full((len(self._details), MOST_LEVELS), np.nan)
-        for row, detail in zip(levels, self._details, strict=True):
-            if len(detail.levels) <= MOST_LEVELS:
-                row[: len(detail.levels)] = detail.levels
-        parts = [np.ravel(part).astype(np.float32) for part in (curves, counts, levels)]
-        return np.concatenate(parts).tobytes(), {"bins": bins, "levels": MOST_LEVELS}
-
-    def _make_spec(self, layout: dict[str, int]) -> dict[str, Any]:
-        points = self._sweep.points
-        head = [*self._sweep.knobs, *(card.title for card in self._cards[0][:3]), "what ran"]
-        return {
-            "name": self._name,
-            "knobs": [
-                {
-                    "name": knob,
-                    "values": [str(value) for value in values],
-                    "isChoice": all(isinstance(value, str) for value in values),
-                }
-                for knob, values in self._sweep.knobs.items()
-            ],
-            "points": [
-                {"cards": [card._asdict() for card in cards], "said": self._said(point, cards)}
-                for point, cards in zip(points, self._cards, strict=True)
-            ],
-            "charts": [
-                _axis("accuracy (%)", [point.accuracy for point in points], 0),
-                _axis("latency (ms)", [point.latency for point in points], 0),
-            ],
-            "detail": self._describe_detail() | layout if self._details else None,
-            "predict": self._describe_prediction() if self._predict else None,
-            "provenance": f"{points[0].latency.provenance}; accuracy on"
-            f" {points[0].accuracy.count:,} test images; speed compared with"
-            f" {describe_setting(self._sweep.against)} by the fastest runs of both",
-            "head": head,
-            "rows": [
-                [*map(str, point.setting.values()), *(card.value for card in cards)]
-                for point, cards in zip(points, self._cards, strict=True)
-            ],
-        }
-
-    def _said(self, point: Point, cards: list[Card]) -> str:
-        values = ", ".join(f"{card.title} {card.value}" for card in cards)
-        return f"{describe_setting(point.setting)}: {values}"
-
-    def _describe_detail(self) -> dict[str, Any]:
-        first = self._details[0]
-        low, high = float(first.edges[0]), float(first.edges[-1])
-        return {
-            "titles": [detail.title for detail in self._details],
-            "axis": first.axis,
-            "low": low,
-            "high": high,
-            "most": float(max(detail.counts.max() for detail in self._details)),
-            "ticks": [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high],
-        }
-
-    def _describe_prediction(self) -> dict[str, Any]:
-        assert self._predict is not None
-        baseline = self._sweep.baseline
-        longest = 2 * baseline.latency.value
-        return {
-            "point": self._sweep.points.index(self._predict),
-            "setting": describe_setting(self._predict.setting),
-            "known": f"At {describe_setting(baseline.setting)} it reaches"
-            f" {format_value(baseline.accuracy)} in {format_value(baseline.latency)}.",
-            "measured": f"{format_value(self._predict.accuracy)} and"
-            f" {format_value(self._predict.latency)}"
-            f" ({compare_speed(self._predict, baseline)})",
-            "fields": [
-                {"name": "accuracy", "unit": "%", "most": 100, "step": 1, "digits": 0},
-                {
-                    "name": "latency",
-                    "unit": "ms",
-                    "most": longest,
-                    "step": longest / 100,
-                    "digits": latency_digits(longest),
-                },
-            ],
-        }
-
-
-ENDS = ("value", "low", "high")
-
 
 class _RunningCell:
     """Knows whether a cell of the notebook is running: then nothing else should be timed."""
@@ -317,15 +196,3 @@ class _RunningCell:
 
     def _ended(self, _: Any = None) -> None:
         self._running = False
-
-
-def _axis(title: str, measurements: list[Any], least: float) -> dict[str, Any]:
-    """Return the scale of a chart: from ``least`` to a tick above the highest value."""
-    highest = max(measurement.high for measurement in measurements)
-    ticks = MaxNLocator(4).tick_values(least, highest)
-    return {
-        "title": title,
-        "low": float(ticks[0]),
-        "high": float(ticks[-1]),
-        "ticks": [{"at": float(tick), "label": f"{tick:g}"} for tick in ticks],
-    }

@@ -52,7 +52,7 @@ def compare_speed(point: Point, baseline: Point) -> str:
     ratio = baseline.latency.fastest / point.latency.fastest
     if abs(ratio - 1) < SAME_WITHIN:
         return "no faster, no slower"
-    return f"{ratio:.1f}× faster" if ratio > 1 else f"{1 / ratio:.1f}× slower"
+    return f"{ratio:.1f}× the speed" if ratio > 1 else f"{ratio:.2f}× the speed"
 
 
 def make_cards(point: Point, baseline: Point) -> list[Card]:

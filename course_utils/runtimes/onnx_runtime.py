@@ -111,7 +111,7 @@ def count_operators(runner: Runner) -> dict[str, int]:
 class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]  # an untyped base
     """Feeds images to ONNX Runtime's calibration, in batches."""
 
-    def __init__(self, images: np.ndarray, batch: int = 50) -> None:
+    def __init__(self, images: np.ndarray, batch: int = 10) -> None:
         self._batches: Iterator[np.ndarray] = iter(
             images[start : start + batch] for start in range(0, len(images), batch)
         )

@@ -21,11 +21,13 @@ from idx import read_fashion
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
+# A dense network sees a shifted picture as another one: augmentation costs it two points.
+PLAIN = Recipe(epochs=20, peak_learning_rate=0.1, flip=False, shift_pixels=0, erase_pixels=0)
 RECIPES = {
     "resnet8_w32_fashion": Recipe(epochs=30),
     "resnet8_w16_fashion": Recipe(epochs=30),
-    "lenet_300_100_fashion": Recipe(epochs=30, peak_learning_rate=0.05, weight_decay=1e-4),
-    "mlp_1024_fashion": Recipe(epochs=30, peak_learning_rate=0.05, weight_decay=1e-4),
+    "lenet_300_100_fashion": PLAIN,
+    "mlp_1024_fashion": PLAIN,
 }
 
 

@@ -148,11 +148,11 @@ class LabPage:
         self.start_run()
         deadline = time.monotonic() + seconds
         while True:
-            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
             if prompts and all(re.search(r"\d", prompt) for prompt in prompts):
                 break
             failed = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
-            assert failed.count() == 0, f"a cell failed: {failed.first.inner_text()}"
+            assert failed.count() == 0, f"a cell failed: {failed.first.text_content()}"
             assert time.monotonic() < deadline, f"cells did not finish: {prompts}"
             time.sleep(0.2)
         self.wait_idle(30)

@@ -1,0 +1,158 @@
+"""Everything that the page of a panel shows, as words, scales and one buffer of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from course_utils.lab.readouts import (
+    Card,
+    compare_speed,
+    describe_setting,
+    format_value,
+    latency_digits,
+)
+
+if TYPE_CHECKING:
+    from course_utils.measure import Measurement
+    from course_utils.sweep import Point, Sweep
+
+MOST_LEVELS = 64
+ENDS = ("value", "low", "high")
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A picture of what a setting does to some numbers.
+
+    Attributes:
+        title: What is counted.
+        axis: What the numbers are.
+        edges: (bins + 1,) the same for all settings of a panel.
+        counts: (bins,).
+        levels: Values that a number can be rounded to; drawn if there are 64 or fewer.
+    """
+
+    title: str
+    axis: str
+    edges: np.ndarray
+    counts: np.ndarray
+    levels: np.ndarray
+
+
+def pack_numbers(sweep: Sweep, details: Sequence[Histogram]) -> bytes:
+    """Return one float32 buffer: curves (points, 6), counts (points, bins), levels (points, 64).
+
+    A curve's six are value, low and high of the accuracy, then of the latency. Rows of levels
+    are filled up with NaN.
+    """
+    curves = [
+        [getattr(metric, end) for metric in (point.accuracy, point.latency) for end in ENDS]
+        for point in sweep.points
+    ]
+    counts = [detail.counts for detail in details]
+    levels = np.full((len(details), MOST_LEVELS), np.nan)
+    for row, detail in zip(levels, details, strict=True):
+        if len(detail.levels) <= MOST_LEVELS:
+            row[: len(detail.levels)] = detail.levels
+    parts = [np.ravel(part).astype(np.float32) for part in (curves, counts, levels)]
+    return np.concatenate(parts).tobytes()
+
+
+def make_spec(
+    name: str,
+    sweep: Sweep,
+    cards_of_points: Sequence[list[Card]],
+    details: Sequence[Histogram],
+    predict: Point | None,
+) -> dict[str, Any]:
+    """Return the words and scales of a panel, ready for JSON."""
+    points = sweep.points
+    first = cards_of_points[0]
+    return {
+        "name": name,
+        "knobs": [
+            {
+                "name": knob,
+                "values": [str(value) for value in values],
+                "isChoice": all(isinstance(value, str) for value in values),
+            }
+            for knob, values in sweep.knobs.items()
+        ],
+        "points": [
+            {"cards": [card._asdict() for card in cards], "said": _said(point, cards)}
+            for point, cards in zip(points, cards_of_points, strict=True)
+        ],
+        "charts": [
+            _axis("accuracy (%)", [point.accuracy for point in points]),
+            _axis("latency (ms)", [point.latency for point in points]),
+        ],
+        "detail": _describe_details(details) if details else None,
+        "predict": _describe_prediction(sweep, predict) if predict else None,
+        "provenance": f"{points[0].latency.provenance}; accuracy on"
+        f" {points[0].accuracy.count:,} test images; speed compared with"
+        f" {describe_setting(sweep.against)} by the fastest runs of both",
+        "head": [*sweep.knobs, *(card.title for card in first)],
+        "rows": [
+            [*map(str, point.setting.values()), *(card.value for card in cards)]
+            for point, cards in zip(points, cards_of_points, strict=True)
+        ],
+    }
+
+
+def _said(point: Point, cards: Sequence[Card]) -> str:
+    values = ", ".join(f"{card.title} {card.value}" for card in cards)
+    return f"{describe_setting(point.setting)}: {values}"
+
+
+def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
+    low, high = float(details[0].edges[0]), float(details[0].edges[-1])
+    return {
+        "titles": [detail.title for detail in details],
+        "axis": details[0].axis,
+        "bins": len(details[0].counts),
+        "levels": MOST_LEVELS,
+        "low": low,
+        "high": high,
+        "most": float(max(detail.counts.max() for detail in details)),
+        "ticks": [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high],
+    }
+
+
+def _describe_prediction(sweep: Sweep, predict: Point) -> dict[str, Any]:
+    baseline = sweep.baseline
+    longest = 2 * baseline.latency.value
+    return {
+        "point": sweep.points.index(predict),
+        "setting": describe_setting(predict.setting),
+        "known": f"At {describe_setting(baseline.setting)} it reaches"
+        f" {format_value(baseline.accuracy)} in {format_value(baseline.latency)}.",
+        "measured": f"{format_value(predict.accuracy)} and {format_value(predict.latency)}"
+        f" ({compare_speed(predict, baseline)})",
+        "fields": [
+            {"name": "accuracy", "unit": "%", "most": 100, "step": 1, "digits": 0},
+            {
+                "name": "latency",
+                "unit": "ms",
+                "most": longest,
+                "step": longest / 100,
+                "digits": latency_digits(longest),
+            },
+        ],
+    }
+
+
+def _axis(title: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Return the scale of a chart: from 0 to a tick above the highest value."""
+    highest = max(measurement.high for measurement in measurements)
+    ticks = MaxNLocator(4).tick_values(0, highest)
+    return {
+        "title": title,
+        "low": float(ticks[0]),
+        "high": float(ticks[-1]),
+        "ticks": [{"at": float(tick), "label": f"{tick:g}"} for tick in ticks],
+    }

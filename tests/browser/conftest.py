@@ -1,0 +1,59 @@
+"""One JupyterLab server and one browser for all browser tests; a page for each lesson."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from lab_page import LabPage, LabServer, open_browser, open_page, serve_lab, strip
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).parent.parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+ASK_PYTHON = """
+print(repr((panel.setting, [tuple(card) for card in panel.cards])))
+"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, open_browser(playwright) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
+    """Serve copies of the lessons without outputs, each with a cell that asks Python at the end."""
+    folder = tmp_path_factory.mktemp("lessons")
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        strip(path, folder / path.name)
+        notebook = nbformat.read(folder / path.name, as_version=4)
+        notebook.cells.append(nbformat.v4.new_code_cell(ASK_PYTHON))
+        nbformat.write(notebook, folder / path.name)
+        (folder / f"as_committed_{path.name}").write_bytes(path.read_bytes())
+    with serve_lab(folder) as running:
+        yield running
+
+
+def _run_lesson(browser: Browser, server: LabServer, name: str) -> Iterator[LabPage]:
+    with open_page(browser, server, height=1400) as page:
+        page.open(name)
+        page.run_all(seconds=120)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def start_here(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "00_start_here.ipynb")
+
+
+@pytest.fixture(scope="module")
+def quantization(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "02_quantization.ipynb")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    folder = ROOT / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,56 @@
+"""Words for what a learner does with a panel on the page."""
+
+import ast
+import contextlib
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from lab_page import LabPage
+from playwright.sync_api import Locator, expect
+
+
+class PanelOnPage:
+    """The first panel of a lesson, as a learner meets it."""
+
+    def __init__(self, lab: LabPage) -> None:
+        self.lab = lab
+        self.page = lab.page
+        self.root = lab.page.locator(".im-panel").first
+
+    def reveal(self) -> None:
+        """Commit to a guess, if the panel still asks for one."""
+        with contextlib.suppress(AssertionError):
+            expect(self.root.locator("form")).to_be_visible(timeout=2000)
+            self.root.get_by_role("button", name="Commit my guess").click()
+        expect(self.root.locator(".im-cards")).to_be_visible()
+
+    def slider(self, name: str) -> Locator:
+        return self.root.get_by_role("slider", name=name)
+
+    def cards(self) -> list[tuple[str, str, str]]:
+        """Return title, value and note of each card, read off the page."""
+        found = []
+        for card in self.root.locator(".im-card").all():
+            title, value, note = card.locator("div").all_text_contents()
+            found.append((title, value, note))
+        return found
+
+    def asked_of_python(self) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+        """Run the last cell, which prints setting and cards as the kernel knows them."""
+        cell = self.page.locator(".jp-CodeCell").last
+        before = cell.locator(".jp-InputPrompt").text_content()
+        cell.locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+        expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
+        self.lab.wait_idle(30)
+        setting, cards = ast.literal_eval(cell.locator(".jp-OutputArea-output pre").text_content())
+        return setting, cards
+
+    def violations(self) -> list[str]:
+        """Return what axe-core finds wrong with the course's widgets on the page."""
+        results = Axe().run(self.page, context={"include": [[".im-panel"]]})
+        return [
+            f"{violation['id']}: {node['html']}"
+            for violation in results.response["violations"]
+            for node in violation["nodes"]
+        ]

@@ -1,0 +1,196 @@
+"""Lesson 02 as a learner meets it: guess, drag, compare, answer, in JupyterLab itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+from lab_page import LabPage, LabServer, open_page
+from panel_page import PanelOnPage
+from playwright.sync_api import Browser, expect
+
+pytestmark = pytest.mark.browser
+
+BITS = ["2", "3", "4", "5", "6", "7", "8", "16", "32"]
+
+
+@pytest.fixture
+def panel(quantization: LabPage) -> PanelOnPage:
+    return PanelOnPage(quantization)
+
+
+def test_nothing_is_shown_before_the_guess(panel: PanelOnPage) -> None:
+    expect(panel.root.locator("form")).to_be_visible()
+    assert panel.root.locator("svg").count() == 0
+    assert panel.root.locator(".im-card").count() == 0
+
+
+def test_a_guess_by_keyboard_reveals_what_was_measured(panel: PanelOnPage) -> None:
+    accuracy = panel.slider("accuracy")
+    accuracy.focus()
+    panel.page.keyboard.press("End")
+    for _ in range(7):
+        panel.page.keyboard.press("ArrowLeft")
+    assert accuracy.get_attribute("aria-valuetext") == "93 %"
+    panel.page.keyboard.press("Tab")
+    panel.page.keyboard.press("Home")
+    panel.page.keyboard.press("Tab")
+    panel.page.keyboard.press("Enter")
+    outcome = panel.root.locator(".im-outcome")
+    expect(outcome).to_contain_text("you predicted 93 % and 0.00 ms; measured:")
+    setting, cards = panel.asked_of_python()
+    assert setting == {"bits": 4, "scheme": "per channel"}
+    expect(outcome).to_contain_text(cards[0][1])
+    expect(outcome).to_contain_text(cards[1][1])
+
+
+def test_the_page_shows_what_python_knows_at_every_step(panel: PanelOnPage) -> None:
+    panel.reveal()
+    slider = panel.slider("bits")
+    slider.focus()
+    panel.page.keyboard.press("Home")
+    histograms = set()
+    for bits in BITS:
+        expect(panel.root.locator("output").first).to_have_text(f"{bits} bits")
+        setting, cards = panel.asked_of_python()
+        assert str(setting["bits"]) == bits
+        assert panel.cards() == cards
+        histograms.add(panel.root.locator(".im-levels").get_attribute("d"))
+        slider.focus()
+        panel.page.keyboard.press("ArrowRight")
+    assert len(histograms) >= 5  # the levels drawn change with the width
+
+
+def test_the_choice_works_by_keyboard(panel: PanelOnPage) -> None:
+    panel.reveal()
+    panel.root.get_by_role("radio", name="per channel").focus()
+    panel.page.keyboard.press("ArrowDown")
+    setting, cards = panel.asked_of_python()
+    assert setting["scheme"] == "per tensor"
+    assert panel.cards() == cards
+    panel.root.get_by_role("radio", name="per tensor").focus()
+    panel.page.keyboard.press("ArrowUp")
+    assert panel.asked_of_python()[0]["scheme"] == "per channel"
+
+
+def test_a_drag_with_the_mouse_ends_where_the_mouse_is(panel: PanelOnPage) -> None:
+    panel.reveal()
+    panel.slider("bits").scroll_into_view_if_needed()
+    box = panel.slider("bits").bounding_box()
+    assert box
+    middle = box["y"] + box["height"] / 2
+    panel.page.mouse.move(box["x"] + box["width"] - 8, middle)
+    panel.page.mouse.down()
+    for step in range(20):
+        panel.page.mouse.move(box["x"] + box["width"] * (1 - step / 20), middle)
+    panel.page.mouse.move(box["x"] + 2, middle)
+    panel.page.mouse.up()
+    expect(panel.root.locator("output").first).to_have_text("2 bits")
+    setting, cards = panel.asked_of_python()
+    assert setting["bits"] == 2
+    assert panel.cards() == cards
+
+
+def test_stray_keys_on_the_slider_leave_the_notebook_alone(panel: PanelOnPage) -> None:
+    panel.reveal()
+    cells = panel.page.locator(".jp-Cell").count()
+    panel.slider("bits").focus()
+    for key in "abdd":
+        panel.page.keyboard.press(key)
+    assert panel.page.locator(".jp-Cell").count() == cells
+
+
+def test_a_point_is_measured_again(panel: PanelOnPage) -> None:
+    panel.reveal()
+    panel.root.get_by_role("button", name="Measure this point again").focus()
+    panel.page.keyboard.press("Enter")
+    status = panel.root.locator(".im-buttons [role=status]")
+    expect(status).to_contain_text("Measured again at", timeout=60_000)
+    expect(status).to_contain_text(re.compile(r"latency \d+\.\d+ ms \(before \d+\.\d+ ms\)"))
+    assert panel.root.locator(".im-fresh").count() == 1
+
+
+def test_the_table_holds_every_point(panel: PanelOnPage) -> None:
+    panel.reveal()
+    summary = panel.root.locator("summary")
+    summary.focus()
+    panel.page.keyboard.press("Enter")
+    expect(panel.root.locator("tbody tr")).to_have_count(len(BITS) * 2)
+    panel.page.keyboard.press("Enter")
+
+
+def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
+    panel: PanelOnPage, quantization: LabPage
+) -> None:
+    stub = panel.page.locator(".jp-CodeCell", has_text="def affine(tensor, bits)")
+    check = panel.page.locator(".jp-CodeCell", has_text="checks.quantization.check_affine")
+    steps = "scale = (tensor.max() - tensor.min()) / (2**bits - 1)"
+    rest = (
+        "zero_point = torch.round(-low / scale)\n"
+        "    return torch.round(tensor / scale) + zero_point, scale, zero_point"
+    )
+    low = "low, high = tensor.min().clamp(max=0), tensor.max().clamp(min=0)"
+    wrong = f"def affine(tensor, bits):\n    {low}\n    {steps}\n    {rest}"
+    right = wrong.replace(steps, "scale = (high - low) / (2**bits - 1)")
+    for text, answer in ((wrong, "no integer of yours stands for 0"), (right, "right on all")):
+        stub.locator(".cm-content").click()
+        panel.page.keyboard.press("Control+a")
+        panel.page.keyboard.insert_text(text)
+        panel.page.keyboard.press("Control+Enter")
+        quantization.wait_idle(30)
+        check.locator(".cm-content").click()
+        panel.page.keyboard.press("Control+Enter")
+        expect(check.locator(".jp-OutputArea-output")).to_contain_text(answer)
+
+
+def test_the_quiz_answers_every_pick(panel: PanelOnPage, pictures: Path) -> None:
+    quiz = panel.page.get_by_role("region", name="Quantization")
+    question = quiz.locator("fieldset").first
+    question.get_by_role("radio", name="0 to 15").check()
+    expect(question.locator(".im-wrong")).to_contain_text("That would be affine")
+    question.get_by_role("radio", name="−7 to 7").check()
+    expect(question.locator(".im-right")).to_contain_text("as many on each side")
+    quiz.screenshot(path=pictures / "02_quiz.png")
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_both_themes_are_accessible(
+    panel: PanelOnPage, quantization: LabPage, pictures: Path, theme: str
+) -> None:
+    panel.reveal()
+    quantization.set_theme(theme)
+    panel.slider("bits").focus()
+    panel.page.keyboard.press("Home")
+    panel.page.keyboard.press("ArrowRight")
+    panel.page.keyboard.press("ArrowRight")
+    expect(panel.root.locator("output").first).to_have_text("4 bits")
+    panel.root.screenshot(path=pictures / f"02_panel_{theme.lower()}.png")
+    assert panel.violations() == []
+
+
+def test_a_narrow_page_cuts_nothing_off(panel: PanelOnPage, pictures: Path) -> None:
+    panel.reveal()
+    size = panel.page.viewport_size
+    panel.page.set_viewport_size({"width": 700, "height": 1400})
+    panel.root.scroll_into_view_if_needed()
+    inside = panel.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
+    panel.root.screenshot(path=pictures / "02_panel_700px.png")
+    panel.page.set_viewport_size(size or {"width": 1280, "height": 1400})
+    assert inside
+
+
+def test_nothing_came_from_outside_and_nothing_broke(quantization: LabPage) -> None:
+    assert quantization.outside == []
+    assert quantization.errors == []
+
+
+def test_an_unopened_lesson_shows_the_curves(
+    browser: Browser, server: LabServer, pictures: Path
+) -> None:
+    with open_page(browser, server) as lab:
+        lab.open("as_committed_02_quantization.ipynb")
+        picture = lab.page.locator(".jp-RenderedImage img").nth(1)
+        picture.scroll_into_view_if_needed()
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.naturalWidth") > 500
+        lab.page.screenshot(path=pictures / "02_not_run.png")
+        assert lab.outside == []

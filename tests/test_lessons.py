@@ -1,0 +1,83 @@
+"""Every lesson runs untouched, and every panel in it can be driven over its whole domain.
+
+The lessons run in kernels of their own, without a browser, and share the cache that the
+environment names, so that what one test run has measured is not measured twice.
+"""
+
+import itertools
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+DRIVE = """
+import itertools
+from course_utils.lab import Panel, Quiz
+from course_utils.lab.readouts import format_value
+
+panels = {name: value for name, value in globals().items() if isinstance(value, Panel)}
+driven = 0
+for name, panel in panels.items():
+    knobs = panel._sweep.knobs
+    for values in itertools.product(*knobs.values()):
+        setting = dict(zip(knobs, values))
+        panel.choose(**setting)
+        point = panel._sweep.point(**setting)
+        assert panel.setting == setting
+        assert panel.cards[0].value == format_value(point.accuracy)
+        assert panel.cards[1].value == format_value(point.latency)
+        assert panel.cards[2].value == format_value(point.size)
+        assert point.accuracy.count >= 2000
+        driven += 1
+    panel.commit(accuracy=50.0, latency=1.0)
+    panel.measure_again()
+    assert "running" in panel.again["text"], panel.again  # a cell runs: it must not measure now
+    panel._cell._ended()
+    panel.measure_again()
+    assert panel.again["text"].startswith("Measured again"), panel.again
+print(sorted(panels), driven)
+"""
+
+
+def run(path: Path, *more: str) -> nbformat.NotebookNode:
+    """Run a lesson with some more cells at its end; any exception fails the test."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    return notebook
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_panel_is_right_over_its_whole_domain(path: Path) -> None:
+    notebook = run(path, DRIVE)
+    printed = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
+    panels, driven = printed.rsplit("]", 1)
+    assert "panel" in panels
+    assert int(driven) > 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in LESSONS if (NOTEBOOKS / "solutions" / f"{path.stem}.py").exists()],
+    ids=lambda path: path.stem,
+)
+def test_with_the_solutions_in_place_every_check_accepts(path: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    solution = (NOTEBOOKS / "solutions" / f"{path.stem}.py").read_text(encoding="utf-8")
+    cells = notebook.cells
+    for stub, check in itertools.pairwise(c for c in cells if c.cell_type == "code"):
+        if "exercise" in stub.metadata.get("tags", []):
+            stub.source = solution
+            check.source = f"outcome = {check.source}\nprint(outcome)\nassert outcome.is_solved"
+    solved = tmp_path / path.name
+    nbformat.write(notebook, solved)
+    run(solved)

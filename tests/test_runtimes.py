@@ -1,0 +1,375 @@
+"""The runtimes: they compute what the model computes, and they say what really runs."""
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from course_utils import machine, quantize, runtimes
+from course_utils.models import MLP
+from course_utils.quantize import quantize_symmetric, quantize_weights, quantized_weights
+from course_utils.runtimes import Runner, export
+
+MODELS = ["tiny_convnet", "tiny_mlp"]
+SCHEMES = [True, False]  # per channel, per tensor
+# The int8 kernel's activations are bytes: that alone moves a logit by up to 2 % of the largest.
+INT8_TOLERANCE = 0.05
+
+
+def logits_of(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.from_numpy(images)).numpy()
+
+
+def largest_difference(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference beside the largest logit."""
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+def graph_that_runs(runner: Runner) -> dict[str, np.ndarray]:
+    """Return the constants of the graph that the session loaded, by name."""
+    graph = export.unpack(runner.artefact).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny_convnet, tiny_mlp) -> Callable[..., nn.Module]:
+    originals = {"tiny_convnet": tiny_convnet, "tiny_mlp": tiny_mlp}
+
+    @functools.cache
+    def make(name: str, bits: int, per_channel: bool = True) -> nn.Module:
+        return quantize_weights(originals[name], bits, per_channel)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def built(quantized, images) -> Callable[..., Runner]:
+    """Return a function that builds each runner once, all 8 bits of a weight being used."""
+
+    @functools.cache
+    def build(name: str, bits: int, per_channel: bool = True) -> Runner:
+        return runtimes.build(quantized(name, bits, per_channel), images, reduce_range=False)
+
+    return build
+
+
+# The same logits
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bits", [32, 16])
+def test_float_runners_agree_with_the_model(built, quantized, images, name, bits):
+    model = quantized(name, bits)
+    expected = logits_of(model, images)
+    assert largest_difference(built(name, bits)(images), expected) < 1e-5
+    eager = runtimes.build_eager(model, images)
+    assert largest_difference(eager(images), expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bits", [7, 5, 3, 2])  # below 8 bits no int8 kernel overflows
+@pytest.mark.parametrize("per_channel", SCHEMES)
+def test_int8_runners_stay_close_to_the_rounded_model(
+    built, quantized, images, name, bits, per_channel
+):
+    expected = logits_of(quantized(name, bits, per_channel), images)
+    logits = built(name, bits, per_channel)(images)
+    assert largest_difference(logits, expected) < INT8_TOLERANCE
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("overflows", [True, False])
+def test_8_bits_stay_close_with_the_range_that_this_machine_needs(
+    quantized, images, name, overflows, monkeypatch
+):
+    if overflows:  # as on a processor without VNNI; else as this one really is
+        monkeypatch.setattr(machine, "int8_sums_overflow", lambda: True)
+    model = quantized(name, 8)
+    logits = runtimes.build(model, images)(images)
+    assert largest_difference(logits, logits_of(model, images)) < INT8_TOLERANCE
+
+
+def test_a_channel_of_tiny_weights_stays_close(images):
+    """Its scale is so small that its bias, counted in such steps, has no place in 32 bits."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10))
+    with torch.no_grad():
+        model[0].weight[1] *= 1e-9
+        model[0].weight[2] = 0
+        model[0].bias.fill_(1)
+    rounded = quantize_weights(model, 5)
+    logits = runtimes.build(rounded, images)(images)
+    assert largest_difference(logits, logits_of(rounded, images)) < INT8_TOLERANCE
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bits", [32, 5])
+def test_any_batch_size_gives_the_same_logits(built, images, name, bits):
+    runner = built(name, bits)
+    together = runner(images)
+    assert together.shape == (len(images), 10)
+    assert together.dtype == np.float32
+    for size in (1, 7):
+        parts = [runner(images[start : start + size]) for start in range(0, len(images), size)]
+        assert np.allclose(np.concatenate(parts), together, rtol=1e-4, atol=1e-5)
+
+
+def test_any_number_of_threads_gives_the_same_logits(built, quantized, images):
+    runner = runtimes.build(quantized("tiny_convnet", 32), images, threads=2)
+    assert np.allclose(runner(images), built("tiny_convnet", 32)(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_was_not_traced_is_exported_too(tiny_resnet, images):
+    runner = runtimes.build(tiny_resnet, images)
+    assert largest_difference(runner(images), logits_of(tiny_resnet, images)) < 1e-5
+
+
+# The integers that run
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bits", [8, 5, 3])
+@pytest.mark.parametrize("per_channel", SCHEMES)
+def test_exactly_the_quantized_weights_run(built, quantized, name, bits, per_channel):
+    constants = graph_that_runs(built(name, bits, per_channel))
+    weights = quantized_weights(quantized(name, bits, per_channel))
+    assert weights
+    for parameter, weight in weights.items():
+        run = constants[f"{parameter}_quantized"]
+        assert run.dtype == np.int8
+        assert np.array_equal(run, weight.integers.numpy())
+        scale = weight.scale.numpy().reshape(-1)
+        assert np.array_equal(constants[f"{parameter}_scale"].reshape(-1), scale)
+        assert (constants[f"{parameter}_zero_point"] == 0).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("per_channel", SCHEMES)
+def test_wider_weights_run_as_the_floats_that_they_stand_for(built, quantized, name, per_channel):
+    constants = graph_that_runs(built(name, 16, per_channel))
+    for parameter, weight in quantized_weights(quantized(name, 16, per_channel)).items():
+        assert np.array_equal(constants[parameter], weight.dequantize().numpy())
+
+
+@pytest.mark.parametrize("per_channel", SCHEMES)
+def test_the_reduced_range_holds_weights_to_7_bits(quantized, images, per_channel):
+    model = quantized("tiny_mlp", 8, per_channel)
+    runner = runtimes.build(model, images, reduce_range=True)
+    assert runner.kernel.startswith("int8")
+    assert "7 bits" in runner.remark
+    constants = graph_that_runs(runner)
+    for parameter, weight in quantized_weights(model).items():
+        reduced = quantize_symmetric(weight.dequantize(), 7, 0 if per_channel else None)
+        assert np.array_equal(constants[f"{parameter}_quantized"], reduced.integers.numpy())
+        assert np.abs(constants[f"{parameter}_quantized"]).max() == 2 ** (7 - 1) - 1
+
+
+def test_fewer_than_8_bits_need_no_reduced_range(built, quantized, images):
+    runner = runtimes.build(quantized("tiny_mlp", 5), images, reduce_range=True)
+    assert "7 bits" not in runner.remark
+    assert runner.artefact == built("tiny_mlp", 5).artefact
+
+
+# What it says of itself
+
+
+@pytest.mark.parametrize(
+    ("bits", "kernel", "told"), [(32, "fp32", ""), (16, "fp32", "no 16-bit kernel here"),
+                                 (8, "int8", ""), (5, "int8", "no 5-bit kernel here")]
+)  # fmt: skip
+def test_the_kernel_and_the_remark_name_what_runs(built, bits, kernel, told):
+    runner = built("tiny_mlp", bits)
+    assert runner.runtime == "ONNX Runtime"
+    assert runner.kernel.split()[0] == kernel
+    assert told in runner.remark
+    assert bool(runner.remark) == bool(told)
+
+
+def test_eager_says_what_it_is(tiny_mlp, images):
+    runner = runtimes.build_eager(tiny_mlp, images)
+    assert (runner.runtime, runner.kernel) == ("PyTorch eager", "fp32")
+    assert runner.image_shape == (1, 12, 12)
+
+
+def test_int8_convolutions_are_integer_operators(built):
+    operators = runtimes.count_operators(built("tiny_convnet", 5))
+    assert operators["QLinearConv"] == 1 + 3 * 2 + 2  # stem, three blocks, two shortcuts
+    assert "Conv" not in operators
+
+
+def test_float_convolutions_are_float_operators(built):
+    operators = runtimes.count_operators(built("tiny_convnet", 16))
+    assert sum(count for name, count in operators.items() if "Conv" in name) == 1 + 3 * 2 + 2
+    assert not any(name.startswith("QLinear") for name in operators)
+
+
+def test_operators_of_an_eager_runner_are_unknown(tiny_mlp, images):
+    with pytest.raises(ValueError, match="Only a runner of ONNX Runtime.*not PyTorch eager"):
+        runtimes.count_operators(runtimes.build_eager(tiny_mlp, images))
+
+
+# The file that ships
+
+
+@pytest.mark.parametrize("bits", [3, 5, 8, 16])
+@pytest.mark.parametrize("per_channel", SCHEMES)
+def test_the_packed_file_holds_the_same_weights(built, quantized, bits, per_channel):
+    model = quantized("tiny_convnet", bits, per_channel)
+    constants = graph_that_runs(built("tiny_convnet", bits, per_channel))
+    for parameter, weight in quantized_weights(model).items():
+        if bits == 16:
+            assert np.array_equal(constants[parameter], weight.dequantize().numpy())
+        else:
+            assert np.array_equal(constants[f"{parameter}_quantized"], weight.integers.numpy())
+
+
+@pytest.mark.parametrize("bits", [3, 5, 16])
+def test_the_packed_file_holds_no_bit_too_many(built, quantized, bits):
+    stored = onnx.load_from_string(built("tiny_mlp", bits).artefact).graph.initializer
+    lengths = {tensor.name.removesuffix("_quantized"): len(tensor.raw_data) for tensor in stored}
+    for parameter, weight in quantized_weights(quantized("tiny_mlp", bits)).items():
+        assert lengths[parameter] == math.ceil(weight.integers.numel() * bits / 8)
+
+
+def test_the_size_is_that_of_the_file_and_falls_with_the_width(images):
+    wide = quantize.fold_batch_norms(MLP([144, 256, 10]))
+    runners = [runtimes.build(quantize_weights(wide, bits), images) for bits in (32, 16, 8, 5, 3)]
+    sizes = [runner.size_bytes for runner in runners]
+    assert sizes == [len(runner.artefact) for runner in runners]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+    count = 144 * 256 + 256 * 10
+    assert sizes[3] - sizes[4] == pytest.approx(count * (5 - 3) / 8, abs=64)
+
+
+def test_a_weight_that_the_graph_lacks_is_named(tiny_mlp, quantized, images):
+    graph = export.export_onnx(tiny_mlp, images)
+    (weight, *_) = quantized_weights(quantized("tiny_mlp", 5)).values()
+    with pytest.raises(ValueError, match=r"no weight 'elsewhere\.weight'; it has .*layers"):
+        export.pack(graph, {"elsewhere.weight": weight})
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
+@pytest.mark.parametrize(
+    "strange",
+    [
+        pytest.param(np.zeros((2, 1, 10, 12), np.float32), id="other height"),
+        pytest.param(np.zeros((2, 3, 12, 12), np.float32), id="three colours"),
+        pytest.param(np.zeros((1, 12, 12), np.float32), id="an image, not a batch"),
+        pytest.param(np.zeros((2, 1, 12, 12), np.uint8), id="bytes"),
+        pytest.param(np.zeros((2, 1, 12, 12), np.float64), id="float64"),
+    ],
+)
+def test_a_runner_refuses_other_images(build, tiny_mlp, images, strange):
+    runner = build(tiny_mlp, images)
+    with pytest.raises(
+        ValueError, match=r"takes float32 images of shape \(n, 1, 12, 12\)"
+    ) as error:
+        runner(strange)
+    assert f"given {strange.dtype} of shape {strange.shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
+@pytest.mark.parametrize("name", MODELS)
+def test_building_for_images_that_the_model_does_not_take(build, name, request, images):
+    model = request.getfixturevalue(name)
+    colours = np.repeat(images, 3, axis=1)
+    with pytest.raises(ValueError, match=r"does not accept images of shape \(40, 3, 12, 12\)"):
+        build(model, colours)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        pytest.param(np.zeros((0, 1, 12, 12), np.float32), id="empty"),
+        pytest.param(np.zeros((2, 1, 12, 12), np.uint8), id="bytes"),
+        pytest.param(np.float32(1), id="one number"),
+    ],
+)
+@pytest.mark.parametrize("bits", [32, 8])
+def test_building_needs_a_batch_of_float32_images(quantized, strange, bits):
+    with pytest.raises(ValueError, match=r"batch of float32 images, \(n, \.\.\.\) with n of 1"):
+        runtimes.build(quantized("tiny_mlp", bits), np.asarray(strange))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_building_refuses_images_that_are_not_finite(quantized, images, value):
+    strange = images.copy()
+    strange[3, 0, 1, 1] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        runtimes.build(quantized("tiny_mlp", 8), strange)
+
+
+@pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
+def test_building_does_not_change_the_model(build, tiny_mlp, images):
+    model = copy.deepcopy(tiny_mlp).train()
+    before = copy.deepcopy(model.state_dict())
+    build(model, images)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_runner_keeps_the_weights_that_it_was_built_from(tiny_mlp, images):
+    model = copy.deepcopy(tiny_mlp)
+    runners = [build(model, images) for build in (runtimes.build, runtimes.build_eager)]
+    before = [runner(images) for runner in runners]
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    for runner, logits in zip(runners, before, strict=True):
+        assert np.array_equal(runner(images), logits)
+
+
+# Models of one structure are exported once
+
+
+def with_biases(model: nn.Module, size: float, seed: int = 0) -> nn.Module:
+    """Return a copy whose biases are drawn anew; 0 for none."""
+    generator = torch.Generator().manual_seed(seed)
+    changed = copy.deepcopy(model)
+    for name, parameter in changed.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.copy_(size * torch.randn(parameter.shape, generator=generator))
+    return changed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_second_model_of_the_same_structure_computes_its_own_answers(name, request, images):
+    first = request.getfixturevalue(name)
+    second = copy.deepcopy(first)
+    for parameter in second.parameters():
+        parameter.data.mul_(-0.7)
+    for model in (first, second, first):
+        logits = runtimes.build(model, images)(images)
+        assert largest_difference(logits, logits_of(model, images)) < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_biases_that_were_zero_in_the_first_model_count_in_the_second(name, size, request, images):
+    """Zeros may be left out of a graph, and then there is no place for a later bias."""
+    model = request.getfixturevalue(name)
+    runtimes.build(with_biases(model, 0), images)
+    second = with_biases(model, size)
+    logits = runtimes.build(second, images)(images)
+    assert largest_difference(logits, logits_of(second, images)) < 1e-5
+
+
+def test_models_that_differ_in_their_code_alone_are_told_apart(tiny_mlp, images):
+    doubled = copy.deepcopy(tiny_mlp)
+    (output,) = (node for node in doubled.graph.nodes if node.op == "output")
+    with doubled.graph.inserting_before(output):
+        (logits,) = output.args
+        output.args = (doubled.graph.call_function(torch.mul, (logits, 2.0)),)
+    doubled.recompile()
+    single = runtimes.build(tiny_mlp, images)(images)
+    assert largest_difference(runtimes.build(doubled, images)(images), 2 * single) < 1e-5

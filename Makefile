@@ -21,7 +21,6 @@ PYTHON ?= python3 python python3.13 python3.12 python3.11 py
 LAB_INSTALLED := $(VENV)/.installed-lab
 TEST_INSTALLED := $(VENV)/.installed-test
 TEST_TASKS := lint types unit notebooks browser
-LESSONS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
 .PHONY: help lab test setup format run-notebooks $(TEST_TASKS)
 .NOTPARALLEL:  # latency is measured: nothing may run beside it
@@ -67,9 +66,8 @@ format: $(TEST_INSTALLED)  ## Mend what ruff can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-run-notebooks: $(TEST_INSTALLED)  ## Run every lesson and write its outputs into the file
-	$(PY) -m nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.store_widget_state=False $(LESSONS)
+run-notebooks: $(TEST_INSTALLED)  ## Run every lesson and write the outputs that readers need into it
+	$(PY) notebooks/execute.py
 
 setup: $(TEST_INSTALLED)  ## Install everything, run nothing
 

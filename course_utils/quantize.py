@@ -102,19 +102,28 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     ``gamma * (conv(x) - mean) / sqrt(var + eps) + beta`` is again a convolution: its weights
     are scaled channel by channel. Runtimes do this before they run a model, so it is the
     folded weights that are quantized. In evaluation mode the output stays the same.
+
+    Raises:
+        ValueError: The model's forward branches on values, so that it cannot be traced.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    except fx.proxy.TraceError as error:
+        raise ValueError(
+            f"The model cannot be traced, so its batch norms cannot be folded: {error}. Its"
+            " forward must not branch on the values of tensors."
+        ) from error
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or node.args[0].op != "call_module":
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module":
             continue
-        norm = traced.get_submodule(node.target)
-        conv = traced.get_submodule(node.args[0].target)
+        norm, conv = traced.get_submodule(node.target), traced.get_submodule(str(source.target))
         if not (isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d)):
             continue
-        if len(node.args[0].users) > 1:  # the convolution's own output is used elsewhere too
+        if len(source.users) > 1:  # the convolution's own output is used elsewhere too
             continue
         conv.weight, conv.bias = _fold(conv, norm)
-        node.replace_all_uses_with(node.args[0])
+        node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()

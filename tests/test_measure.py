@@ -1,4 +1,4 @@
-"""Measuring: accuracy is counted, latency is timed in turns, and numbers say where they are from."""
+"""Measuring: accuracy is counted, latency is timed in turns, numbers say where they are from."""
 
 import gc
 import math

@@ -48,12 +48,12 @@ def build(
     _check_calibration(images)
     weights = quantize.quantized_weights(model)
     bits = max((weight.bits for weight in weights.values()), default=quantize.FLOAT_BITS)
-    remark = ""
+    remark, packed = "", weights
     if reduce_range is None:
         reduce_range = machine.int8_sums_overflow()
     if bits == 8 and reduce_range:
         model = _requantize(model, weights)
-        weights = quantize.quantized_weights(model)
+        weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
         remark = "weights held to 7 bits: this CPU's 16-bit sums would overflow"
     graph = export_onnx(model, images)
     if bits <= 8:
@@ -65,7 +65,7 @@ def build(
         kernel = "fp32"
         if weights:
             remark = f"no {bits}-bit kernel here: its weights ran as fp32"
-    artefact = pack(graph, weights)
+    artefact = pack(graph, packed)
     session = open_session(unpack(artefact), threads=threads)
 
     def run(batch: np.ndarray) -> np.ndarray:

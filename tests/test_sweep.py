@@ -1,0 +1,422 @@
+"""Sweeps: every setting is measured once, kept as soon as it is, and never lost or mistaken."""
+
+import errno
+import json
+import os
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from course_utils import folders, sweep
+from course_utils.measure import measure_accuracy, time_rounds
+
+BITS = [2, 4, 8]
+SCHEMES = ["per channel", "per tensor"]
+OVER = {"bits": BITS, "scheme": SCHEMES}
+AGAINST = {"bits": 8, "scheme": "per channel"}
+RIGHT = {(bits, scheme): bits + 10 * SCHEMES.index(scheme) for bits in BITS for scheme in SCHEMES}
+ROUNDS = 3
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    """Return a file with a line for each runner that ``at`` built.
+
+    A list in ``at``'s closure would be a part of the cache's key, and change it.
+    """
+    file = tmp_path / "built.txt"
+    file.touch()
+    return file
+
+
+@pytest.fixture
+def at(make_runner, log):
+    """Return what a lab measures: it is right on ``RIGHT[setting]`` of 30 images."""
+
+    def at(bits, scheme):
+        with log.open("a") as file:
+            file.write(f"{bits} {scheme}\n")
+        return make_runner(right=RIGHT[bits, scheme], size_bytes=100 * bits, kernel=f"{bits} bits")
+
+    return at
+
+
+@pytest.fixture
+def measure(at, tiny_split):
+    """Return a function that does the same sweep each time it is called."""
+
+    def measure(over=OVER, **options):
+        options = {"on": tiny_split, "against": AGAINST, "rounds": ROUNDS} | options
+        return sweep.measure(at, over=over, **options)
+
+    return measure
+
+
+def count_built(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+def cache_file() -> Path:
+    (file,) = (folders.cache_folder() / "sweeps").glob("*.jsonl")
+    return file
+
+
+def entries(kind: str) -> list[dict]:
+    """Return the entries of a kind in the cache, which has to be undamaged."""
+    found = [json.loads(line) for line in cache_file().read_text().splitlines() if line]
+    return [entry for entry in found if entry["kind"] == kind]
+
+
+def assert_complete(measured, rounds: int = ROUNDS) -> None:
+    """Check what a sweep of ``at`` holds, however it came about."""
+    assert [point.setting for point in measured.points] == [
+        {"bits": bits, "scheme": scheme} for bits in BITS for scheme in SCHEMES
+    ]
+    for point in measured.points:
+        right = RIGHT[point.setting["bits"], point.setting["scheme"]]
+        assert point.accuracy.value == pytest.approx(100 * right / 30)
+        assert point.size.value == 100 * point.setting["bits"]
+        assert point.latency.count == rounds * 5
+        assert point.latency.value > 0
+
+
+# What a sweep holds
+
+
+def test_the_last_knob_varies_fastest(measure):
+    measured = measure()
+    assert measured.knobs == OVER
+    assert_complete(measured)
+
+
+def test_a_point_tells_what_ran_and_where_it_was_measured(measure):
+    point = measure().point(bits=4, scheme="per tensor")
+    assert point.setting == {"bits": 4, "scheme": "per tensor"}
+    assert (point.runtime, point.kernel, point.remark) == ("planted runtime", "4 bits", "")
+    assert (point.accuracy.unit, point.latency.unit, point.size.unit) == ("%", "ms", "bytes")
+    assert point.accuracy.count == 30
+    for measurement in (point.accuracy, point.latency, point.size):
+        assert measurement.provenance.kind == "measured"
+        assert measurement.provenance.when
+
+
+def test_the_baseline_is_the_setting_that_others_are_compared_with(measure):
+    assert measure().baseline.setting == AGAINST
+
+
+def test_one_knob_and_one_value_are_enough(make_runner, tiny_split):
+    measured = sweep.measure(
+        lambda bits: make_runner(right=15),
+        over={"bits": [4]},
+        on=tiny_split,
+        against={"bits": 4},
+        rounds=1,
+    )
+    assert measured.baseline.accuracy.value == 50
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"bits": 4}, {"bits": 5, "scheme": "per tensor"}, {"width": 4}]
+)
+def test_a_setting_that_was_not_measured_is_refused_with_the_knobs(measure, setting):
+    measured = measure()
+    with pytest.raises(ValueError, match=r"was not measured; the knobs are .*'bits': \[2, 4, 8\]"):
+        measured.point(**setting)
+
+
+@pytest.mark.parametrize("against", [{}, {"bits": 8}, {"bits": 5, "scheme": "per channel"}])
+def test_a_sweep_against_a_setting_that_it_lacks_is_refused(measure, log, against):
+    with pytest.raises(ValueError, match=re.escape(f"against={against} is none of the settings")):
+        measure(against=against)
+    assert count_built(log) == 0
+
+
+def test_a_knob_without_values_is_refused(measure):
+    with pytest.raises(ValueError, match="none of the settings"):
+        measure(over=OVER | {"bits": []})
+
+
+def test_accuracies_can_be_counted_by_an_executor(measure):
+    with ThreadPoolExecutor(2) as threads:
+        assert_complete(measure(executor=threads))
+    assert len(entries("point")) == 6
+
+
+# Measuring a point again
+
+
+def test_a_point_measured_again_is_new(measure, log):
+    measured = measure()
+    before = measured.point(bits=2, scheme="per tensor")
+    built = count_built(log)
+    again = measured.measure_again(bits=2, scheme="per tensor")
+    assert count_built(log) == built + 2  # it and the baseline, for the latency
+    assert again is not before
+    assert again.setting == before.setting
+    assert again.accuracy.value == before.accuracy.value
+    assert again.latency.value > 0
+    assert measured.point(bits=2, scheme="per tensor") is before
+
+
+def test_a_point_that_does_not_exist_cannot_be_measured_again(measure):
+    with pytest.raises(ValueError, match="was not measured"):
+        measure().measure_again(bits=3, scheme="per tensor")
+
+
+# The cache
+
+
+def test_a_second_sweep_measures_nothing(measure, log, capsys):
+    first = measure()
+    assert count_built(log) == 6
+    assert "6 settings, 30 images each" in capsys.readouterr().out
+    second = measure()
+    assert count_built(log) == 6
+    assert [point.latency for point in second.points] == [point.latency for point in first.points]
+    assert f"on {first.points[0].latency.provenance.when}" in capsys.readouterr().out
+
+
+def test_points_read_back_are_the_points_measured(measure):
+    for new, read in zip(measure().points, measure().points, strict=True):
+        assert read.setting == new.setting
+        assert (read.runtime, read.kernel, read.remark) == (new.runtime, new.kernel, new.remark)
+        assert (read.latency, read.size) == (new.latency, new.size)
+        assert (read.accuracy.value, read.accuracy.low) == (new.accuracy.value, new.accuracy.low)
+        assert read.accuracy.provenance == new.accuracy.provenance
+
+
+def test_other_values_images_or_rounds_are_another_sweep(measure, log, tiny_split):
+    measure()
+    for options in ({"over": OVER | {"bits": [2, 8]}}, {"on": tiny_split.first(20)}, {"rounds": 2}):
+        before = count_built(log)
+        measure(**options)
+        assert count_built(log) > before
+
+
+# Broken off
+
+
+class Interrupting:
+    """Lets a function be called a number of times, and then interrupts."""
+
+    def __init__(self, function, calls):
+        self.function, self.calls = function, calls
+
+    def __call__(self, *arguments):
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        self.calls -= 1
+        return self.function(*arguments)
+
+
+@pytest.mark.parametrize("finished", [0, 1, 4, 5])
+def test_interrupted_while_counting_only_the_rest_is_measured(
+    measure, log, monkeypatch, capsys, finished
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "measure_accuracy", Interrupting(measure_accuracy, finished))
+        with pytest.raises(KeyboardInterrupt):
+            measure()
+    assert f"{finished} of 6 points are kept; run it again to go on" in capsys.readouterr().out
+    counted = []
+    monkeypatch.setattr(
+        sweep, "measure_accuracy", lambda *given: counted.append(1) or measure_accuracy(*given)
+    )
+    assert_complete(measure())
+    assert len(counted) == 6 - finished
+    assert len(entries("point")) == 6
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_interrupted_while_timing_only_the_missing_rounds_are_made(measure, monkeypatch, finished):
+    def interrupted(runners, images, rounds):
+        for number, times in enumerate(time_rounds(runners, images, rounds)):
+            if number == finished:
+                raise KeyboardInterrupt
+            yield times
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "time_rounds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure()
+    kept = entries("round") if finished else []
+    assert len(kept) == finished
+    monkeypatch.setattr(sweep, "measure_accuracy", Interrupting(measure_accuracy, 0))
+    assert_complete(measure())  # no accuracy is counted again
+    assert entries("round")[:finished] == kept
+    assert len(entries("round")) == ROUNDS
+
+
+def test_an_error_in_a_setting_keeps_the_settings_before_it(make_runner, tiny_split, tmp_path):
+    allowed = tmp_path / "allowed"
+
+    def at(bits):
+        if bits == 8 and not allowed.exists():
+            raise RuntimeError("no such kernel")
+        return make_runner(right=bits)
+
+    options = {"over": {"bits": BITS}, "on": tiny_split, "against": {"bits": 2}, "rounds": 1}
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        sweep.measure(at, **options)
+    assert [entry["index"] for entry in entries("point")] == [0, 1]
+    allowed.touch()
+    assert len(sweep.measure(at, **options).points) == 3
+
+
+# A damaged cache
+
+
+def test_a_cache_cut_off_anywhere_loses_at_most_the_line_that_was_cut(make_runner, tiny_split):
+    options = {"over": {"bits": [2, 4]}, "on": tiny_split, "against": {"bits": 2}, "rounds": 2}
+
+    def at(bits):
+        return make_runner(right=bits)
+
+    sweep.measure(at, **options)
+    file = cache_file()
+    content = file.read_bytes()
+    newlines = [place for place, byte in enumerate(content) if byte == ord("\n")]
+    near_a_newline = {place + step for place in newlines for step in (-1, 0, 1)}
+    for length in sorted(near_a_newline | set(range(0, len(content), 11))):
+        file.write_bytes(content[:length])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            measured = sweep.measure(at, **options)
+        assert [point.accuracy.value for point in measured.points] == [200 / 30, 400 / 30]
+        assert [point.latency.count for point in measured.points] == [2 * 5, 2 * 5]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = sweep.measure(at, **options)
+        assert [p.latency for p in again.points] == [p.latency for p in measured.points]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage",
+        '{"kind": "point", "index": 0, "seco',
+        "null",
+        "42",
+        "[]",
+        '"text"',
+        "{}",
+        '{"kind": 3}',
+        '{"kind": "point"}',
+        '{"kind": "round"}',
+        '{"kind": "something else"}',
+        "\x00\x00\x00\x00",
+    ],
+)
+@pytest.mark.parametrize("place", ["middle", "end"])
+def test_a_line_of_garbage_is_left_out(measure, log, line, place):
+    first = measure()
+    lines = cache_file().read_text().splitlines()
+    lines.insert(2 if place == "middle" else len(lines), line)
+    cache_file().write_text("\n".join(lines) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read = measure()
+    assert count_built(log) == 6
+    assert [p.latency for p in read.points] == [p.latency for p in first.points]
+
+
+def test_a_damaged_line_is_told_and_measured_again(measure, log):
+    measure()
+    header, first, *others = [line for line in cache_file().read_text().splitlines() if line]
+    cache_file().write_text("\n".join([header, first[:-20], *others]) + "\n")
+    with pytest.warns(UserWarning, match=r"has 1 damaged line.*measured again"):
+        assert_complete(measure())
+    assert count_built(log) == 6 + 1
+
+
+def test_bytes_that_are_no_text_do_not_stop_a_sweep(measure):
+    measure()
+    content = bytearray(cache_file().read_bytes())
+    content[len(content) // 2] = 0xFF
+    cache_file().write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_complete(measure())
+
+
+def test_a_cache_of_another_machine_is_put_aside(measure, log):
+    measure()
+    header, *others = cache_file().read_text().splitlines()
+    foreign = json.loads(header) | {"machine": "another one"}
+    cache_file().write_text("\n".join([json.dumps(foreign), *others]) + "\n")
+    written = cache_file().read_bytes()
+    with pytest.warns(UserWarning, match=r"another machine; it is put aside.*measured anew"):
+        assert_complete(measure())
+    assert count_built(log) == 6 + 6
+    aside = [path for path in cache_file().parent.iterdir() if path != cache_file()]
+    assert [path.read_bytes() for path in aside] == [written]
+    measure()  # the new one is whole
+    assert count_built(log) == 6 + 6
+
+
+# A cache that cannot be written
+
+
+def assert_works_with_one_warning(measure):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        measured = measure()
+    assert_complete(measured)
+    (told,) = [str(warning.message) for warning in given]
+    assert "cannot be kept" in told
+    assert "set INFERENCE_MEASURED_CACHE to a folder that can be written to" in told
+    return told
+
+
+def test_a_file_in_place_of_the_folder(measure, log, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("not a folder")
+    monkeypatch.setenv("INFERENCE_MEASURED_CACHE", str(tmp_path / "a file"))
+    assert_works_with_one_warning(measure)
+    assert_works_with_one_warning(measure)
+    assert count_built(log) == 6 + 6  # nothing could be kept
+    assert (tmp_path / "a file").read_text() == "not a folder"
+
+
+@contextmanager
+def writing_refused(number: int, after: int):
+    """Refuse to write to the cache, after some writes that succeed."""
+    really_open = Path.open
+    written = []
+
+    def refusing_open(path, mode="r", *options, **named):
+        if mode != "r" and folders.cache_folder() in path.parents:
+            written.append(path)
+            if len(written) > after:
+                raise OSError(number, os.strerror(number), str(path))
+        return really_open(path, mode, *options, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", refusing_open)
+        yield
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("after", [0, 3, 7])
+def test_a_disk_that_is_full_or_cannot_be_written(measure, number, after):
+    with writing_refused(number, after):
+        told = assert_works_with_one_warning(measure)
+    assert os.strerror(number) in told
+
+
+def test_what_was_written_before_the_disk_was_full_is_used(measure, log):
+    with writing_refused(errno.ENOSPC, after=4):
+        assert_works_with_one_warning(measure)
+    assert len(entries("point")) == 4
+    built = count_built(log)
+    counted = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sweep, "measure_accuracy", lambda *given: counted.append(1) or measure_accuracy(*given)
+        )
+        assert_complete(measure())
+    assert len(counted) == 6 - 4
+    assert count_built(log) == built + 6  # all are timed

@@ -51,10 +51,13 @@ class ClaimTable:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(claim.text)}</td>"
-            f"<td style='white-space: nowrap'>{SIGNS[claim.verdict]} {claim.verdict}</td>"
-            f"<td>{html.escape(claim.because)}</td></tr>"
+            _row("td", claim.text, f"{SIGNS[claim.verdict]} {claim.verdict}", claim.because)
             for claim in self.claims
         )
-        head = "<tr><th>the claim</th><th>here</th><th>because</th></tr>"
-        return f"<table style='text-align: left'><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        head = _row("th", "the claim", "here", "because")
+        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _row(tag: str, *cells: str) -> str:
+    opened = f"<{tag} style='text-align: left'>"
+    return "<tr>" + "".join(f"{opened}{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

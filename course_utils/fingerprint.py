@@ -1,12 +1,12 @@
 """A digest of everything that a measurement depends on, so that a cache knows when it is stale."""
 
 import dataclasses
+import functools
 import hashlib
-import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,97 +18,25 @@ from course_utils.datasets import Dataset
 
 PACKAGE = Path(__file__).parent
 DOES_NOT_MEASURE = ("lab", "checks")
+PLAIN = str | int | float | complex | bool | bytes | Path | None
 
 
 def of(*values: Any) -> str:
     """Return a digest (16 hexadecimal digits) of the values' content.
 
-    A function counts with its code and with all that it refers to; a model with its structure
-    and weights; this package with the source of what computes and measures.
+    A function counts with its code and with all that it refers to; a model with its structure,
+    attributes and weights; this package with the source of what computes and measures. Of other
+    libraries only the names count: their versions are part of the machine's description.
 
     Raises:
         TypeError: A value, or something that a function refers to, has no content to digest.
     """
-    digest = hashlib.sha256()
-    _add(digest, values, set())
-    return digest.hexdigest()[:16]
+    digest = _Digest()
+    digest.add(values)
+    return digest.sha256.hexdigest()[:16]
 
 
-def _add(digest: Any, value: Any, seen: set[int]) -> None:
-    digest.update(type(value).__name__.encode())
-    if value is None or isinstance(value, str | int | float | bool | bytes | Path):
-        digest.update(repr(value).encode())
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-            _add(digest, item, seen)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _add(digest, (key, item), seen)
-    elif isinstance(value, np.ndarray | np.generic):
-        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-    elif isinstance(value, torch.Tensor):
-        _add(digest, value.detach().cpu().numpy(), seen)
-    elif isinstance(value, nn.Module):
-        digest.update(f"{value}{getattr(value, 'code', '')}".encode())
-        _add(digest, dict(value.state_dict()), seen)
-        _add_class(digest, type(value))
-    elif isinstance(value, Dataset):
-        _add(digest, (value.name, verified.published_digests()), seen)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _add(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, seen)
-    elif isinstance(value, ModuleType):
-        _add_module(digest, value)
-    elif isinstance(value, type):
-        _add_class(digest, value)
-    elif isinstance(value, FunctionType):
-        if id(value) not in seen:  # a function may refer to itself
-            seen.add(id(value))
-            _add_function(digest, value, seen)
-    elif callable(value) and getattr(value, "__module__", None):
-        digest.update(f"{value.__module__}.{getattr(value, '__qualname__', '')}".encode())
-    else:
-        raise TypeError(
-            f"A {type(value).__name__} cannot be part of a cached measurement: its content is not"
-            " known. Build it inside the function that you measure instead."
-        )
-
-
-def _add_function(digest: Any, function: FunctionType, seen: set[int]) -> None:
-    if function.__module__.split(".")[0] == PACKAGE.name:
-        digest.update(function.__qualname__.encode() + package_digest().encode())
-        return
-    _add_code(digest, function.__code__)
-    _add(digest, function.__defaults__, seen)
-    if Path(function.__code__.co_filename).is_relative_to(sys.prefix):
-        return  # a library's function: its version is part of the machine's description
-    used = inspect.getclosurevars(function)
-    _add(digest, {**used.nonlocals, **used.globals}, seen)
-
-
-def _add_code(digest: Any, code: CodeType) -> None:
-    digest.update(code.co_code + repr(code.co_names).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            _add_code(digest, constant)
-        else:
-            digest.update(repr(constant).encode())
-
-
-def _add_class(digest: Any, cls: type) -> None:
-    digest.update(f"{cls.__module__}.{cls.__qualname__}".encode())
-    if cls.__module__ == "__main__":  # written in the notebook: its methods may change
-        for name, member in sorted(vars(cls).items()):
-            if isinstance(member, FunctionType):
-                digest.update(name.encode())
-                _add_code(digest, member.__code__)
-
-
-def _add_module(digest: Any, module: ModuleType) -> None:
-    digest.update(module.__name__.encode())
-    if module.__name__.split(".")[0] == PACKAGE.name:
-        digest.update(package_digest().encode())
-
-
+@functools.cache
 def package_digest() -> str:
     """Return a digest of the package's source, without what only shows or checks."""
     digest = hashlib.sha256()
@@ -116,3 +44,123 @@ def package_digest() -> str:
         if path.relative_to(PACKAGE).parts[0] not in DOES_NOT_MEASURE:
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+class _Digest:
+    """Walks through a value and feeds its content, unambiguously, to SHA-256."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self._seen: dict[int, Any] = {}  # by id; kept alive, so that no id is used twice
+
+    def text(self, text: str) -> None:
+        self.sha256.update(f"{len(text)}:{text}".encode())
+
+    def add(self, value: Any) -> None:
+        self.text(type(value).__name__)
+        if isinstance(value, PLAIN):
+            self.text(repr(value))
+        elif isinstance(value, list | tuple):
+            self.text(str(len(value)))
+            for item in value:
+                self.add(item)
+        elif isinstance(value, set | frozenset):
+            self.add(sorted(map(of, value)))
+        elif isinstance(value, Mapping):
+            self.text(str(len(value)))
+            for key, item in value.items():
+                self.add((key, item))
+        elif isinstance(value, np.ndarray | np.generic):
+            self.text(f"{value.dtype}{value.shape}")
+            self.sha256.update(value.tobytes())
+        elif isinstance(value, torch.Tensor):
+            self.text(f"{value.dtype}{tuple(value.shape)}")
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            self.sha256.update(flat.view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, ModuleType):
+            self._library(value.__name__)
+        elif isinstance(value, Dataset):
+            self.add((value.name, verified.published_digests()))
+        elif id(value) not in self._seen:
+            self._seen[id(value)] = value  # functions and objects may refer to each other
+            self._object(value)
+
+    def _object(self, value: Any) -> None:
+        if isinstance(value, FunctionType):
+            self._function(value)
+        elif isinstance(value, functools.partial):
+            self.add((value.func, value.args, value.keywords))
+        elif isinstance(value, MethodType):
+            self.add((value.__func__, value.__self__))
+        elif isinstance(value, property | staticmethod | classmethod):
+            self.add([getattr(value, part, None) for part in ("__func__", "fget", "fset", "fdel")])
+        elif hasattr(value, "__wrapped__"):  # functools.cache and its kind
+            self.add(value.__wrapped__)
+        elif isinstance(value, nn.Module):
+            self._model(value)
+        elif isinstance(value, type):
+            self._class(value)
+        elif dataclasses.is_dataclass(value):
+            self.add([getattr(value, field.name) for field in dataclasses.fields(value)])
+        elif isinstance(value, BuiltinFunctionType | np.ufunc):
+            self.text(value.__name__)
+        elif hasattr(value, "__dict__"):
+            self.add((type(value), vars(value)))
+        else:
+            raise TypeError(
+                f"A {type(value).__name__} cannot be part of a cached measurement: its content is"
+                " not known. Build it inside the function that you measure instead."
+            )
+
+    def _library(self, module: str) -> bool:
+        """Note the name of a module; return whether that is all that counts of it."""
+        self.text(module)
+        if module.split(".")[0] == PACKAGE.name:
+            self.text(package_digest())
+        return module.split(".")[0] == PACKAGE.name
+
+    def _function(self, function: FunctionType) -> None:
+        self._code(function.__code__)
+        self.add((function.__defaults__, function.__kwdefaults__))
+        if Path(function.__code__.co_filename).is_relative_to(sys.prefix):
+            return
+        self.add([cell.cell_contents for cell in function.__closure__ or ()])
+        if self._library(function.__module__ or ""):
+            return
+        for name in sorted(set(_names(function.__code__))):
+            if name in function.__globals__:
+                self.add((name, function.__globals__[name]))
+
+    def _code(self, code: CodeType) -> None:
+        self.sha256.update(code.co_code)
+        self.add((code.co_names, code.co_varnames))
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self._code(constant)
+            else:
+                self.add(constant)
+
+    def _class(self, cls: type) -> None:
+        self.text(cls.__qualname__)
+        if self._library(cls.__module__) or cls.__module__ != "__main__":
+            return
+        self.add(cls.__bases__)  # written in the notebook: all of it may change
+        for name, member in sorted(vars(cls).items()):
+            if name == "__init__" or not name.startswith("__"):
+                self.add((name, member))
+
+    def _model(self, model: nn.Module) -> None:
+        self.text(getattr(model, "code", ""))  # the whole forward of a traced model
+        for name, layer in model.named_modules():
+            self.add((name, type(layer) if name or not hasattr(model, "code") else None))
+            plain = {key: v for key, v in vars(layer).items() if not key.startswith("_")}
+            self.add({key: v for key, v in plain.items() if key != "training"})
+        self.add(dict(model.state_dict()))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names that a function's code, or code inside it, looks up."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,11 +1,12 @@
-"""The cache of a sweep: a file of one JSON object a line, to which finished results are added.
+"""The cache of a sweep: a file to which finished results are added, one a line.
 
-A line is written at once and never changed, so whatever breaks off a measurement loses at most
-the line that was being written.
+A line is a checksum and a JSON object. It is written at once and never changed, so whatever
+breaks off a measurement loses at most the line that was being written.
 """
 
 import json
 import warnings
+import zlib
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Journal:
         self._header = {"kind": "header", "machine": machine_id}
         self._read()
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
+    def entries_of(self, kind: str) -> list[dict[str, Any]]:
         """Return the entries of a kind, oldest first."""
         return [entry for entry in self.entries if entry["kind"] == kind]
 
@@ -54,10 +55,10 @@ class Journal:
         damaged = 0
         entries = []
         for line in text.splitlines():
-            try:
-                entry = json.loads(line) if line.strip() else {"kind": "blank"}
-                entries.append(entry if isinstance(entry["kind"], str) else {"kind": "blank"})
-            except (ValueError, KeyError, TypeError):
+            checksum, _, entry = line.partition(" ")
+            if checksum == _checksum(entry):
+                entries.append(json.loads(entry))
+            elif line:
                 damaged += 1
         if self._header not in entries[:1]:
             warnings.warn(
@@ -68,7 +69,7 @@ class Journal:
             self._put_aside()
             return
         self._needs_header = False
-        self.entries = [e for e in entries if e["kind"] not in ("header", "blank")]
+        self.entries = [entry for entry in entries if entry["kind"] != "header"]
         if damaged:
             warnings.warn(
                 f"The cache {self.path.name} has {damaged} damaged lines; what they held is"
@@ -85,7 +86,8 @@ class Journal:
     def _write(self, entry: dict[str, Any]) -> None:
         lines = [self._header, entry] if self._needs_header else [entry]
         # a line that broke off earlier must not swallow this one: hence the leading newline
-        text = "".join(f"\n{json.dumps(line)}" for line in lines) + "\n"
+        plain = [json.dumps(line) for line in lines]
+        text = "".join(f"\n{_checksum(line)} {line}" for line in plain) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -102,3 +104,7 @@ class Journal:
             " INFERENCE_MEASURED_CACHE to a folder that can be written to.",
             stacklevel=5,
         )
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"

@@ -119,9 +119,10 @@ def explain() -> str:
     """Return the machine in words: what will be fast here, and what will not."""
     machine = describe()
     memory = f" and {machine.memory_gib:.0f} GiB of memory" if machine.memory_gib else ""
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
     libraries = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     lines = [
-        f"This machine: {machine.cpu} ({machine.architecture}), {machine.cores} cores{memory},"
+        f"This machine: {machine.cpu} ({machine.architecture}), {cores}{memory},"
         f" {machine.system}, Python {machine.python}.",
         f"Libraries: {libraries}.",
         f"Vector instructions: {machine.vector_instructions}.",

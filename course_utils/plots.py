@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
     values = sweep.knobs[knob]
     places = np.arange(len(values))
     lines = sweep.knobs[others[0]] if others else [None]
-    for line, style in zip(lines, STYLES, strict=False):
+    for line, style in zip(lines, itertools.cycle(STYLES)):
         extra = {others[0]: line} if others else {}
         found = [getattr(sweep.point(**{knob: value}, **extra), metric) for value in values]
         label = None if line is None else str(line)
@@ -85,7 +86,7 @@ def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
 
 def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes:
     """Draw several lines over the same values, each named in the legend."""
-    for (label, y), style in zip(lines.items(), STYLES, strict=False):
+    for (label, y), style in zip(lines.items(), itertools.cycle(STYLES)):
         ax.plot(x, y, label=label, markersize=4, **style)
     ax.legend(frameon=False)
     return ax
@@ -102,13 +103,13 @@ def plot_histogram(ax: Axes, histogram: Any) -> Axes:
     return ax
 
 
-def draw_panel(sweep: Sweep, details: Sequence[Any]) -> Figure:
-    """Return a panel's curves as one figure, with the picture of its middle setting, if any."""
-    axes = new_axes(3 if details else 2, width=10 if details else 7)
+def draw_panel(sweep: Sweep, detail: Any | None) -> Figure:
+    """Return a panel's curves as one figure, beside one of its histograms, if it has any."""
+    axes = new_axes(3 if detail else 2, width=10 if detail else 7)
     plot_metric(axes[0], sweep, "accuracy")
     plot_metric(axes[1], sweep, "latency")
-    if details:
-        plot_histogram(axes[2], details[len(details) // 4])
+    if detail:
+        plot_histogram(axes[2], detail)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     return figure

@@ -98,7 +98,7 @@ def report() -> str:
         )
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
-        lines.append(f"Exercise “{exercise}”: {state}, {tries} tries.")
+        lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")
     for lesson, name, accuracy, latency, size in results():
         lines.append(
             f"On your board from {lesson}: {name}, {accuracy:.1f} %, {latency:.2f} ms,"
@@ -118,35 +118,39 @@ def _insert(statement: str, values: tuple[str, ...]) -> None:
 
 
 def _select(query: str, values: tuple[str, ...] = ()) -> list[tuple]:  # type: ignore[type-arg]
+    rows: list[tuple] = []  # type: ignore[type-arg]
     with _open() as database:
-        return [] if database is None else database.execute(query, values).fetchall()
+        if database is not None:
+            rows = database.execute(query, values).fetchall()
+    return rows
 
 
 @contextmanager
 def _open() -> Iterator[sqlite3.Connection | None]:
-    """Open the file for one transaction; None, with a warning, where that is not possible."""
+    """Open the file for one transaction; where that is not possible, warn and give None."""
     path = progress_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = _connect(path)
     except (OSError, sqlite3.Error) as error:
-        warnings.warn(
-            f"Your progress cannot be kept in {path.parent} ({error}); the lesson goes on without."
-            " To keep it, set INFERENCE_MEASURED_DATA to a folder that can be written to.",
-            stacklevel=4,
-        )
+        _warn(path, error)
         yield None
         return
     try:
         with database:
             yield database
+    except sqlite3.Error as error:
+        _warn(path, error)
     finally:
         database.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """Return a connection to a sound file; a damaged one is put aside for a new one."""
     database = sqlite3.connect(path, timeout=SECONDS_TO_WAIT)
     try:
+        if database.execute("pragma quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("malformed")
         database.executescript(TABLES)
     except sqlite3.DatabaseError as error:
         database.close()
@@ -161,3 +165,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=SECONDS_TO_WAIT)
         database.executescript(TABLES)
     return database
+
+
+def _warn(path: Path, error: Exception) -> None:
+    warnings.warn(
+        f"Your progress cannot be kept in {path.parent} ({error}); the lesson goes on without."
+        " To keep it, set INFERENCE_MEASURED_DATA to a folder that can be written to.",
+        stacklevel=6,
+    )

@@ -8,6 +8,8 @@ arXiv 1806.08342.
 """
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,9 +54,9 @@ def quantize_symmetric(
         channel_axis: One scale for each index of this axis; None: one for the whole tensor.
 
     Raises:
-        ValueError: ``bits`` is out of range, or the tensor is empty or not finite.
+        ValueError: ``bits`` or the axis is out of range, or the tensor is empty or not finite.
     """
-    _check(tensor, bits)
+    tensor = _check(tensor, bits, channel_axis)
     largest_integer = 2 ** (bits - 1) - 1
     largest = _reduce(torch.amax, tensor.abs(), channel_axis)
     scale = _usable(largest / largest_integer)
@@ -73,9 +75,9 @@ def quantize_affine(tensor: Tensor, bits: int, channel_axis: int | None = None) 
         channel_axis: One scale for each index of this axis; None: one for the whole tensor.
 
     Raises:
-        ValueError: ``bits`` is out of range, or the tensor is empty or not finite.
+        ValueError: ``bits`` or the axis is out of range, or the tensor is empty or not finite.
     """
-    _check(tensor, bits)
+    tensor = _check(tensor, bits, channel_axis)
     largest_integer = 2**bits - 1
     low = _reduce(torch.amin, tensor, channel_axis).clamp(max=0)
     high = _reduce(torch.amax, tensor, channel_axis).clamp(min=0)
@@ -93,7 +95,7 @@ def sqnr_db(tensor: Tensor, approximation: Tensor) -> float:
     """
     signal = tensor.double().square().sum()
     noise = (tensor.double() - approximation.double()).square().sum()
-    return float(10 * torch.log10(signal / noise))
+    return math.inf if noise == 0 else float(10 * torch.log10(signal / noise))
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
@@ -101,7 +103,8 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
     ``gamma * (conv(x) - mean) / sqrt(var + eps) + beta`` is again a convolution: its weights
     are scaled channel by channel. Runtimes do this before they run a model, so it is the
-    folded weights that are quantized. In evaluation mode the output stays the same.
+    folded weights that are quantized. In evaluation mode the output stays the same. A batch
+    norm that keeps no statistics, and a convolution that is used elsewhere too, are left alone.
 
     Raises:
         ValueError: The model's forward branches on values, so that it cannot be traced.
@@ -113,31 +116,33 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
             f"The model cannot be traced, so its batch norms cannot be folded: {error}. Its"
             " forward must not branch on the values of tensors."
         ) from error
-    for node in list(traced.graph.nodes):
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module":
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+    uses = Counter(node.target for node in calls)
+    for node in calls:
+        (source,) = node.all_input_nodes[:1] or [node]
+        if source not in calls or uses[source.target] > 1 or len(source.users) > 1:
             continue
-        norm, conv = traced.get_submodule(node.target), traced.get_submodule(str(source.target))
+        norm, conv = traced.get_submodule(node.target), traced.get_submodule(source.target)
         if not (isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d)):
             continue
-        if len(source.users) > 1:  # the convolution's own output is used elsewhere too
-            continue
-        conv.weight, conv.bias = _fold(conv, norm)
-        node.replace_all_uses_with(source)
-        traced.graph.erase_node(node)
+        if norm.running_mean is not None and norm.running_var is not None:
+            conv.weight, conv.bias = _fold(conv, norm, norm.running_mean, norm.running_var)
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
+def _fold(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor
+) -> tuple[nn.Parameter, nn.Parameter]:
     """Return weight and bias of the convolution that does what both layers do."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (channels_out,)
+    gain = torch.rsqrt(variance + norm.eps)  # (channels_out,)
+    gain = gain if norm.weight is None else gain * norm.weight
     bias = torch.zeros_like(gain) if conv.bias is None else conv.bias
+    bias = (bias - mean) * gain + (0 if norm.bias is None else norm.bias)
     weight = conv.weight * gain[:, None, None, None]  # (channels_out, channels_in, rows, columns)
-    bias = norm.bias + (bias - norm.running_mean) * gain
     return nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
 
@@ -157,28 +162,47 @@ def quantize_weights(model: nn.Module, bits: int, per_channel: bool = True) -> n
         ValueError: ``bits`` is none of these, or a weight is not finite.
     """
     quantized = copy.deepcopy(model)
-    if bits == FLOAT_BITS:
-        return quantized
-    for name, layer in quantized.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            try:
-                on_grid = quantize_symmetric(
-                    layer.weight.detach(), bits, 0 if per_channel else None
-                )
-            except ValueError as error:
-                raise ValueError(f"Layer {name!r}: {error}") from None
-            layer.weight = nn.Parameter(on_grid.dequantize())
-            layer.__dict__["quantized_weight"] = on_grid  # beside the weight, not one of them
+    if bits != FLOAT_BITS:
+        for name, layer in quantized.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                _round_weight(name, layer, bits, 0 if per_channel else None)
     return quantized
 
 
+def narrow_weights(model: nn.Module, bits: int) -> nn.Module:
+    """Return a copy in which quantized weights of more than ``bits`` bits have only so many."""
+    narrowed = copy.deepcopy(model)
+    for name, layer in narrowed.named_modules():
+        grid = vars(layer).get("quantized_weight")
+        if grid is not None and grid.bits > bits:
+            _round_weight(name, layer, bits, 0 if grid.scale.ndim else None)
+    return narrowed
+
+
+def _round_weight(name: str, layer: nn.Module, bits: int, channel_axis: int | None) -> None:
+    try:
+        on_grid = quantize_symmetric(layer.weight.detach(), bits, channel_axis)  # type: ignore[operator]
+    except ValueError as error:
+        raise ValueError(f"Layer {name!r}: {error}") from None
+    layer.weight = nn.Parameter(on_grid.dequantize())
+    vars(layer)["quantized_weight"] = on_grid  # beside the weight, not one of the weights
+
+
 def quantized_weights(model: nn.Module) -> dict[str, QuantizedTensor]:
-    """Return the integers of each layer that ``quantize_weights`` rounded, by parameter name."""
-    return {
-        f"{name}.weight": vars(layer)["quantized_weight"]
-        for name, layer in model.named_modules()
-        if "quantized_weight" in vars(layer)
-    }
+    """Return the integers of each layer that ``quantize_weights`` rounded, by parameter name.
+
+    Raises:
+        ValueError: A weight was changed since, so that its integers no longer stand for it.
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        grid = vars(layer).get("quantized_weight")
+        if grid is None:
+            continue
+        if not torch.equal(layer.weight, grid.dequantize()):
+            raise ValueError(f"Layer {name!r} was changed since it was quantized; do it again.")
+        found[f"{name}.weight"] = grid
+    return found
 
 
 def pack_bits(integers: np.ndarray, bits: int) -> bytes:
@@ -203,7 +227,8 @@ def unpack_bits(packed: bytes, bits: int, count: int) -> np.ndarray:
     return signed
 
 
-def _check(tensor: Tensor, bits: int) -> None:
+def _check(tensor: Tensor, bits: int, channel_axis: int | None) -> Tensor:
+    """Return the tensor as float32, if it can be quantized like this."""
     if bits not in range(SMALLEST_BITS, LARGEST_BITS + 1):
         raise ValueError(
             f"{bits} bits cannot be made here: choose {SMALLEST_BITS} to {LARGEST_BITS}"
@@ -217,6 +242,11 @@ def _check(tensor: Tensor, bits: int) -> None:
             f"{strange} of {tensor.numel()} values are NaN or infinite, so there is no range to"
             " quantize. Find where they come from before you quantize."
         )
+    if channel_axis is not None and channel_axis not in range(-tensor.ndim, tensor.ndim):
+        raise ValueError(
+            f"There is no axis {channel_axis} in a tensor of {tensor.ndim} dimensions."
+        )
+    return tensor.float()
 
 
 def _reduce(extreme: Extreme, tensor: Tensor, channel_axis: int | None) -> Tensor:

@@ -121,7 +121,7 @@ def measure(
     try:
         is_new = _measure_missing(at, settings, on, executor, rounds, journal)
     except KeyboardInterrupt:
-        kept = len(journal.of("accuracy"))
+        kept = len(journal.entries_of("point"))
         print(f"Interrupted. {kept} of {len(settings)} points are kept; run it again to go on.")
         raise
     points = _points(journal, settings)
@@ -143,9 +143,9 @@ def _measure_missing(
     journal: Journal,
 ) -> bool:
     """Measure what the journal lacks; return whether it lacked anything."""
-    done = {entry["index"] for entry in journal.of("point")}
+    done = {entry["index"] for entry in journal.entries_of("point")}
     missing = [index for index in range(len(settings)) if index not in done]
-    rounds_missing = rounds - len(journal.of("round"))
+    rounds_missing = rounds - len(journal.entries_of("round"))
     runners: dict[int, Runner] = {}
     remote = {}
     if executor:
@@ -195,10 +195,10 @@ def _facts_at(at: Callable[..., Runner], setting: Setting, on: Split) -> dict[st
 
 
 def _points(journal: Journal, settings: list[dict[str, Any]]) -> list[Point]:
-    rounds = journal.of("round")
+    rounds = journal.entries_of("round")
     times_ms = np.concatenate([turn["times_ms"] for turn in rounds], axis=1)
     measured = Provenance("measured", str(machine.describe()), rounds[-1]["when"])
-    facts = {entry["index"]: entry for entry in journal.of("point")}
+    facts = {entry["index"]: entry for entry in journal.entries_of("point")}
     return [
         _point(setting, facts[index], replace(summarize_latency(row), provenance=measured))
         for index, (setting, row) in enumerate(zip(settings, times_ms, strict=True))

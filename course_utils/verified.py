@@ -13,8 +13,15 @@ class DamagedFileError(Exception):
 
 @cache
 def published_digests() -> dict[str, str]:
-    """Return the sha256 of every data file by its path below ``data/``."""
-    lines = (DATA / "SHA256SUMS").read_text().splitlines()
+    """Return the sha256 of every data file by its path below ``data/``.
+
+    Raises:
+        DamagedFileError: The list itself is missing.
+    """
+    sums = DATA / "SHA256SUMS"
+    if not sums.exists():
+        raise DamagedFileError(f"data/SHA256SUMS is missing. {_cure('SHA256SUMS')}")
+    lines = sums.read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
@@ -22,15 +29,20 @@ def read(name: str) -> bytes:
     """Return the content of ``data/<name>``, checked against ``data/SHA256SUMS``.
 
     Raises:
-        DamagedFileError: The file is missing, or one byte of it differs.
+        DamagedFileError: The file is missing, not listed, or one byte of it differs.
     """
     path = DATA / name
-    cure = f"Restore it with:  git checkout -- data/{name}"
     if not path.exists():
-        raise DamagedFileError(f"data/{name} is missing. {cure}")
+        raise DamagedFileError(f"data/{name} is missing. {_cure(name)}")
+    if name not in published_digests():
+        raise DamagedFileError(f"data/{name} is not listed in data/SHA256SUMS; add it there.")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != published_digests()[name]:
         raise DamagedFileError(
-            f"data/{name} is damaged: its sha256 is not the published one. {cure}"
+            f"data/{name} is damaged: its sha256 is not the published one. {_cure(name)}"
         )
     return content
+
+
+def _cure(name: str) -> str:
+    return f"Restore it with:  git checkout -- data/{name}"

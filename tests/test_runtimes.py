@@ -39,6 +39,15 @@ def graph_that_runs(runner: Runner) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def name(request) -> str:
+    """Return the name of each model in turn: all tests of one, then all of the other.
+
+    A model that was exported just before is not exported again, and an export takes long.
+    """
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def quantized(tiny_convnet, tiny_mlp) -> Callable[..., nn.Module]:
     originals = {"tiny_convnet": tiny_convnet, "tiny_mlp": tiny_mlp}
@@ -64,7 +73,6 @@ def built(quantized, images) -> Callable[..., Runner]:
 # The same logits
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [32, 16])
 def test_float_runners_agree_with_the_model(built, quantized, images, name, bits):
     model = quantized(name, bits)
@@ -74,7 +82,6 @@ def test_float_runners_agree_with_the_model(built, quantized, images, name, bits
     assert largest_difference(eager(images), expected) < 1e-6
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [7, 5, 3, 2])  # below 8 bits no int8 kernel overflows
 @pytest.mark.parametrize("per_channel", SCHEMES)
 def test_int8_runners_stay_close_to_the_rounded_model(
@@ -85,7 +92,6 @@ def test_int8_runners_stay_close_to_the_rounded_model(
     assert largest_difference(logits, expected) < INT8_TOLERANCE
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("overflows", [True, False])
 def test_8_bits_stay_close_with_the_range_that_this_machine_needs(
     quantized, images, name, overflows, monkeypatch
@@ -109,7 +115,6 @@ def test_a_channel_of_tiny_weights_stays_close(images):
     assert largest_difference(logits, logits_of(rounded, images)) < INT8_TOLERANCE
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [32, 5])
 def test_any_batch_size_gives_the_same_logits(built, images, name, bits):
     runner = built(name, bits)
@@ -134,7 +139,6 @@ def test_a_model_that_was_not_traced_is_exported_too(tiny_resnet, images):
 # The integers that run
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [8, 5, 3])
 @pytest.mark.parametrize("per_channel", SCHEMES)
 def test_exactly_the_quantized_weights_run(built, quantized, name, bits, per_channel):
@@ -150,7 +154,6 @@ def test_exactly_the_quantized_weights_run(built, quantized, name, bits, per_cha
         assert (constants[f"{parameter}_zero_point"] == 0).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("per_channel", SCHEMES)
 def test_wider_weights_run_as_the_floats_that_they_stand_for(built, quantized, name, per_channel):
     constants = graph_that_runs(built(name, 16, per_channel))
@@ -280,7 +283,6 @@ def test_a_runner_refuses_other_images(build, tiny_mlp, images, strange):
 
 
 @pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
-@pytest.mark.parametrize("name", MODELS)
 def test_building_for_images_that_the_model_does_not_take(build, name, request, images):
     model = request.getfixturevalue(name)
     colours = np.repeat(images, 3, axis=1)
@@ -342,15 +344,30 @@ def with_biases(model: nn.Module, size: float, seed: int = 0) -> nn.Module:
     return changed
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_second_model_of_the_same_structure_computes_its_own_answers(name, request, images):
-    first = request.getfixturevalue(name)
-    second = copy.deepcopy(first)
+@pytest.fixture
+def exports(monkeypatch) -> list[str]:
+    """Return a list that grows with each export."""
+    made = []
+    really_export = torch.onnx.export
+
+    def export_and_note(model, *arguments, **options):
+        made.append(type(model).__name__)
+        return really_export(model, *arguments, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", export_and_note)
+    return made
+
+
+def test_a_second_model_of_the_same_structure_computes_its_own_answers(
+    quantized, name, images, exports
+):
+    first, second = (copy.deepcopy(quantized(name, 32)) for _ in range(2))
     for parameter in second.parameters():
         parameter.data.mul_(-0.7)
     for model in (first, second, first):
         logits = runtimes.build(model, images)(images)
         assert largest_difference(logits, logits_of(model, images)) < 1e-5
+    assert len(exports) <= 1
 
 
 @pytest.mark.parametrize(("hidden", "size"), [(8, 1.0), (9, 1e-4)])

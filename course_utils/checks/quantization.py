@@ -112,8 +112,8 @@ AFFINE_MISTAKES = [
     ),
     Mistake(
         "cut off instead of rounded",
-        lambda given, right, x, bits: set((right[0] - given[0].int()).tolist()) <= {0, 1},
-        "Some integers are one too small: they are cut off, not rounded.",
+        lambda given, right, x, bits: set((right[0] - given[0].int()).tolist()) <= {-1, 0, 1},
+        "Some integers are one off: they are cut off, not rounded.",
         "`int()`, `floor` and `//` all cut off. Rounding halves the largest error.",
     ),
 ]

@@ -110,8 +110,9 @@ function render({ model, el }) {
     });
     const charts = spec.charts.map(lineChart);
     const detail = spec.detail && histogram();
-    const column = make("div", { class: "im-column" }, ...charts.map((chart) => chart.svg));
-    parts.push(row, make("div", { class: "im-charts" }, column, ...(detail ? [detail.svg] : [])));
+    const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
+    const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
+    parts.push(row, make("div", { class: "im-charts" }, ...drawn));
 
     const button = make("button", { type: "button", ...KEEP_KEYS }, "Measure this point again");
     const status = make("span", { role: "status" });

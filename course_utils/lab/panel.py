@@ -140,7 +140,9 @@ class Panel(anywidget.AnyWidget):
 
     def to_png(self) -> bytes:
         """Return the static twin: the same curves as a picture."""
-        return plots.figure_png(plots.draw_panel(self._sweep, self._details))
+        shown = self._sweep.points.index(self._predict or self._sweep.baseline)
+        detail = self._details[shown] if self._details else None
+        return plots.figure_png(plots.draw_panel(self._sweep, detail))
 
     def alt(self) -> str:
         """Return the panel in one sentence."""

@@ -69,7 +69,7 @@ def make_cards(point: Point, baseline: Point) -> list[Card]:
             "accuracy",
             format_value(point.accuracy),
             f"± {error:.1f} on {point.accuracy.count:,} images"
-            + ("" if is_baseline else f"; {gained:+.1f} points".replace("-", "−")),
+            + ("" if is_baseline else f"; {_signed(gained)} points"),
         ),
         Card(
             "latency, one image",
@@ -88,3 +88,7 @@ def make_cards(point: Point, baseline: Point) -> list[Card]:
         ),
         Card("what ran", point.kernel, point.remark or point.runtime),
     ]
+
+
+def _signed(number: float) -> str:
+    return "±0.0" if abs(number) < 0.05 else f"{number:+.1f}".replace("-", "−")

@@ -1,6 +1,7 @@
 """From a PyTorch model to an ONNX graph, and from there to the bytes that ship."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -32,11 +33,12 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     Raises:
         ValueError: The model does not accept these images, or cannot be exported.
     """
+    model = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, *images.shape[1:], generator=generator)
     try:
         with torch.inference_mode():
-            logits = model.eval()(example)
+            logits = model(example)
     except RuntimeError as error:
         raise ValueError(
             f"The model does not accept images of shape {images.shape}: {error}"
@@ -60,7 +62,8 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     graph = without_notes(program.model_proto)
     if not _computes(graph, example.numpy(), logits.numpy()):
         raise ValueError("The exported graph does not compute what the model computes.")
-    if structure is not None:
+    kept = {initializer.name for initializer in graph.graph.initializer}
+    if structure is not None and kept >= set(model.state_dict()):  # none was optimised away
         _EXPORTED.clear()  # the structure in use now is the one that comes again
         _EXPORTED[structure] = graph
     return graph

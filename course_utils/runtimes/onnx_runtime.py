@@ -52,9 +52,9 @@ def build(
     if reduce_range is None:
         reduce_range = machine.int8_sums_overflow()
     if bits == 8 and reduce_range:
-        model = _requantize(model, weights)
+        model = quantize.narrow_weights(model, REDUCED_BITS)
         weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
-        remark = "weights held to 7 bits: this CPU's 16-bit sums would overflow"
+        remark = "weights held to 7 bits, so that 16-bit sums cannot overflow"
     graph = export_onnx(model, images)
     if bits <= 8:
         graph = _quantize_graph(graph, weights, images)
@@ -153,11 +153,6 @@ def _quantize_graph(
             extra_options={"TensorQuantOverrides": overrides},
         )
         return without_notes(onnx.load(quantized))
-
-
-def _requantize(model: nn.Module, weights: dict[str, QuantizedTensor]) -> nn.Module:
-    per_channel = any(weight.scale.ndim for weight in weights.values())
-    return quantize.quantize_weights(model, REDUCED_BITS, per_channel)
 
 
 def _check_calibration(images: np.ndarray) -> None:

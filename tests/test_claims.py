@@ -1,0 +1,77 @@
+"""The claim check: verdicts from numbers, shown as a table."""
+
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+from course_utils.claims import Claim, ClaimTable, judge
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        (3.0, "holds"),
+        (2.0, "holds"),
+        (1.999, "holds in part"),
+        (1.1, "holds in part"),
+        (1.099, "not here"),
+        (-5.0, "not here"),
+        (math.inf, "holds"),
+        (math.nan, "not here"),
+    ],
+)
+def test_a_verdict_changes_at_its_thresholds(value, verdict):
+    assert judge(value, holds_from=2, in_part_from=1.1) == verdict
+
+
+@pytest.mark.parametrize(("holds", "in_part"), [(1, 1), (1, 2), (-2, -0.5)])
+def test_thresholds_in_the_wrong_order_are_refused(holds, in_part):
+    with pytest.raises(ValueError, match="in_part_from has to be below holds_from"):
+        judge(3, holds_from=holds, in_part_from=in_part)
+
+
+TABLE = ClaimTable(
+    Claim("int8 is twice as fast", "holds", "2.4x here"),
+    Claim("4 bits are faster again", "not here", "1.0x: the same kernel ran"),
+    Claim("a < b & c", "holds in part", '<script>alert("hello")</script>'),
+)
+
+
+class Cells(HTMLParser):
+    """Collects the text of the cells and the names of the tags."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.cells, self.tags = [], set()
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_data(self, data):
+        self.cells[-1] += data
+
+
+def test_the_table_as_text_has_a_line_for_each_claim():
+    lines = repr(TABLE).splitlines()
+    assert lines[0] == "✔ holds: int8 is twice as fast — 2.4x here"
+    assert lines[1].startswith("✘ not here: 4 bits are faster again")
+    assert lines[2].startswith("◐ holds in part: a < b & c")
+    assert len(lines) == 3
+
+
+def test_the_table_as_html_has_a_row_for_each_claim():
+    shown = Cells(TABLE._repr_html_())
+    assert shown.cells == [
+        "the claim", "here", "because",
+        "int8 is twice as fast", "✔ holds", "2.4x here",
+        "4 bits are faster again", "✘ not here", "1.0x: the same kernel ran",
+        "a < b & c", "◐ holds in part", '<script>alert("hello")</script>',
+    ]  # fmt: skip
+
+
+def test_words_are_never_taken_for_html():
+    assert Cells(TABLE._repr_html_()).tags == {"table", "thead", "tbody", "tr", "th", "td"}

@@ -1,0 +1,437 @@
+"""The panel and the quiz, driven from Python: they say what the page says."""
+
+import base64
+import itertools
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from course_utils import lab, progress
+from course_utils.lab.panel import Histogram, Panel
+from course_utils.lab.quiz import Question, Quiz
+from course_utils.lab.readouts import compare_speed, describe_setting, format_size, make_cards
+from course_utils.measure import Measurement, Provenance
+from course_utils.sweep import Point, Sweep
+
+BITS = [2, 4, 8]
+SCHEMES = ["per channel", "per tensor"]
+PNG = b"\x89PNG\r\n\x1a\n"
+HERE = Provenance("measured", "a planted machine", "2026-01-31 12:00")
+SETTINGS = [{"bits": bits, "scheme": scheme} for bits in BITS for scheme in SCHEMES]
+
+
+def plant_point(setting, accuracy, latency_ms, size_bytes, kernel="planted", remark="") -> Point:
+    return Point(
+        setting,
+        accuracy=Measurement(accuracy, "%", accuracy - 0.5, accuracy + 0.5, 4000, HERE),
+        latency=Measurement(
+            latency_ms, "ms", 0.9 * latency_ms, 1.2 * latency_ms, 150, HERE,
+            fastest=0.8 * latency_ms, p95=1.5 * latency_ms,
+        ),
+        size=Measurement(size_bytes, "bytes", size_bytes, size_bytes, 1, HERE),
+        runtime="planted runtime", kernel=kernel, remark=remark,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def at(make_runner):
+    def at(bits, scheme):
+        return make_runner(right=3 * bits, size_bytes=100 * bits)
+
+    return at
+
+
+@pytest.fixture
+def planted(at, tiny_split) -> Sweep:
+    """Return a sweep whose numbers are known; measured again, it gives those of ``at``."""
+    points = [
+        plant_point(setting, 60.0 + 4 * n, 0.5 + 0.1 * n, 1024 * setting["bits"])
+        for n, setting in enumerate(SETTINGS)
+    ]
+    against = {"bits": 8, "scheme": "per channel"}
+    return Sweep({"bits": BITS, "scheme": SCHEMES}, points, against, at, tiny_split)
+
+
+@pytest.fixture
+def panel(planted) -> Panel:
+    return Panel(planted, "Bits per weight")
+
+
+@pytest.fixture
+def guessing(planted):
+    """Return a function that opens a panel which asks for a guess first, as on a new page."""
+    return lambda name="Bits": Panel(planted, name, predict={"bits": 4, "scheme": "per tensor"})
+
+
+def send(panel: Panel, **message) -> None:
+    """Do what the page does when it sends a message."""
+    panel._handle_custom_msg(message, [])
+
+
+# Driven over its domain
+
+
+def test_at_first_the_baseline_is_chosen(panel, planted):
+    assert panel.setting == planted.against
+
+
+def test_every_setting_shows_its_own_point(panel, planted):
+    for setting, point in zip(SETTINGS, planted.points, strict=True):
+        panel.choose(**setting)
+        assert panel.setting == setting
+        assert panel.cards == make_cards(point, planted.baseline)
+
+
+def test_the_page_gets_the_same_words(panel):
+    knobs = [range(len(knob["values"])) for knob in panel.spec["knobs"]]
+    for n, indices in enumerate(itertools.product(*knobs)):
+        panel.chosen = list(indices)  # what the page sets
+        shown = panel.spec["points"][n]
+        assert shown["cards"] == [card._asdict() for card in panel.cards]
+        assert shown["said"].startswith(describe_setting(panel.setting))
+        assert all(card.value in shown["said"] for card in panel.cards)
+        row = panel.spec["rows"][n]
+        assert row == [*map(str, panel.setting.values()), *(card.value for card in panel.cards)]
+        assert len(row) == len(panel.spec["head"])
+
+
+def test_the_page_gets_the_knobs(panel):
+    assert panel.spec["knobs"] == [
+        {"name": "bits", "values": ["2", "4", "8"], "isChoice": False},
+        {"name": "scheme", "values": SCHEMES, "isChoice": True},
+    ]
+
+
+def test_one_knob_can_be_moved_alone(panel):
+    panel.choose(scheme="per tensor")
+    assert panel.setting == {"bits": 8, "scheme": "per tensor"}
+    panel.choose(bits=2)
+    assert panel.setting == {"bits": 2, "scheme": "per tensor"}
+
+
+@pytest.mark.parametrize("setting", [{"bits": 5}, {"width": 4}, {"scheme": "per group"}])
+def test_a_setting_that_does_not_exist_is_refused(panel, setting):
+    before = panel.setting
+    with pytest.raises(ValueError, match=r"was not measured; the knobs are .*'bits': \[2, 4, 8\]"):
+        panel.choose(**setting)
+    assert panel.setting == before
+
+
+def test_a_prediction_for_a_setting_that_does_not_exist_is_refused(planted):
+    with pytest.raises(ValueError, match="was not measured"):
+        Panel(planted, "Bits", predict={"bits": 5, "scheme": "per tensor"})
+
+
+def test_the_charts_reach_from_zero_to_above_the_highest_spread(panel, planted):
+    for chart, metric in zip(panel.spec["charts"], ("accuracy", "latency"), strict=True):
+        assert chart["low"] == 0
+        assert chart["high"] >= max(getattr(point, metric).high for point in planted.points)
+        assert metric in chart["title"]
+
+
+def test_the_panel_says_where_its_numbers_are_from(panel):
+    assert "measured: a planted machine, 2026-01-31 12:00" in panel.spec["provenance"]
+    assert "4,000 test images" in panel.spec["provenance"]
+    assert "compared with 8 bits, per channel" in panel.spec["provenance"]
+
+
+# The words
+
+
+def test_the_cards_of_an_example():
+    baseline = plant_point({"bits": 32}, 92.0, 1.0, 409_600, "fp32")
+    point = plant_point({"bits": 4}, 89.5, 0.5, 102_400, "int8", "no 4-bit kernel here")
+    accuracy, latency, size, ran = make_cards(point, baseline)
+    assert accuracy == ("accuracy", "89.5 %", "± 0.5 on 4,000 images; −2.5 points")
+    assert latency.value == "0.50 ms"
+    assert "half of 150 runs in 0.45–0.60, p95 0.75" in latency.note
+    assert compare_speed(point, baseline) in latency.note
+    assert size == ("size of what ships", "100.0 KiB", "4.0× smaller")
+    assert ran == ("what ran", "int8", "no 4-bit kernel here")
+
+
+def test_the_cards_of_the_baseline_compare_it_with_nothing():
+    baseline = plant_point({"bits": 32}, 92.0, 1.0, 409_600, "fp32")
+    accuracy, latency, size, ran = make_cards(baseline, baseline)
+    assert "points" not in accuracy.note
+    assert latency.note.endswith("p95 1.50")
+    assert size.note == "compared with 32 bits"
+    assert ran.note == "planted runtime"
+
+
+def test_what_is_larger_is_called_larger():
+    baseline, larger = (plant_point({"bits": n}, 90.0, 1.0, 1000 * n) for n in (1, 2))
+    assert make_cards(larger, baseline)[2].note == "2.0× larger"
+
+
+@pytest.mark.parametrize(("latency_ms", "said"), [(0.5, "2.0×"), (1.0, "no "), (1.03, "no ")])
+def test_a_speed_within_five_percent_is_the_same(latency_ms, said):
+    baseline = plant_point({"bits": 32}, 90.0, 1.0, 1000)
+    assert compare_speed(plant_point({"bits": 4}, 90.0, latency_ms, 1000), baseline).startswith(
+        said
+    )
+
+
+def test_sizes_have_the_unit_that_suits_them():
+    assert format_size(1023) == "1023 bytes"
+    assert format_size(1024) == "1.0 KiB"
+    assert format_size(2.5 * 2**20) == "2.50 MiB"
+
+
+def test_a_setting_in_words():
+    assert describe_setting({"bits": 4, "scheme": "per channel"}) == "4 bits, per channel"
+
+
+# A prediction first
+
+
+def test_without_a_prediction_everything_is_shown_at_once(panel):
+    assert panel.revealed
+    assert panel.guess == {}
+    assert panel.spec["predict"] is None
+
+
+def test_before_the_guess_nothing_is_revealed(guessing):
+    panel = guessing()
+    assert not panel.revealed
+    assert panel.guess == {}
+    assert panel.spec["predict"]["setting"] == "4 bits, per tensor"
+    assert panel.spec["predict"]["point"] == SETTINGS.index({"bits": 4, "scheme": "per tensor"})
+    assert [field["name"] for field in panel.spec["predict"]["fields"]] == ["accuracy", "latency"]
+
+
+def test_a_guess_reveals_the_curves_and_is_kept(guessing, planted):
+    panel = guessing()
+    panel.commit(70, 0.4)
+    assert panel.revealed
+    assert panel.guess == {"accuracy": 70, "latency": 0.4}
+    assert progress.last_prediction("Bits") == {"accuracy": 70, "latency": 0.4}
+    point = planted.point(bits=4, scheme="per tensor")
+    assert "4 bits, per tensor" in progress.report()
+    assert f"measured {point.accuracy.value:.1f} %" in progress.report()
+
+
+def test_a_guess_made_on_the_page_is_kept(guessing):
+    panel = guessing()
+    send(panel, do="guess", accuracy=66, latency=0.25)
+    assert panel.revealed
+    assert progress.last_prediction("Bits") == {"accuracy": 66, "latency": 0.25}
+
+
+def test_opened_again_the_panel_shows_the_earlier_guess(guessing):
+    guessing().commit(70, 0.4)
+    panel = guessing()
+    assert panel.revealed
+    assert panel.guess == {"accuracy": 70, "latency": 0.4}
+    assert not guessing("Another lab").revealed
+
+
+def test_curves_shown_without_a_guess_are_no_prediction(guessing):
+    panel = guessing()
+    panel.revealed = True  # what the page sets when the learner skips the guess
+    assert panel.guess == {}
+    assert progress.last_prediction("Bits") is None
+    assert not guessing().revealed
+
+
+# Measuring again
+
+
+def test_a_message_measures_the_chosen_point_again(panel, planted):
+    before = planted.point(bits=4, scheme="per tensor")
+    panel.choose(bits=4, scheme="per tensor")
+    send(panel, do="measure")
+    assert not panel.again["busy"]
+    text = panel.again["text"]
+    assert "4 bits, per tensor" in text
+    assert "accuracy 40.0 % (before 72.0 %)" in text  # right on 3 * 4 of 30 images
+    assert f"(before {before.latency.value:.2f} ms)" in text
+    assert panel.again["latency"] > 0
+    assert panel.again["index"] == planted.points.index(before)
+    assert panel.cards == make_cards(before, planted.baseline)  # the sweep stays as it was
+
+
+def test_while_it_measures_the_panel_says_so(panel):
+    said = []
+    panel.observe(lambda change: said.append(change["new"]), "again")
+    panel.measure_again()
+    assert [state["busy"] for state in said] == [True, False]
+    assert "Measuring 8 bits, per channel" in said[0]["text"]
+
+
+def test_while_a_cell_is_running_nothing_is_timed(panel, monkeypatch):
+    built = []
+    monkeypatch.setattr(Sweep, "measure_again", lambda *_, **setting: built.append(setting))
+    panel._cell._running = True
+    send(panel, do="measure")
+    assert built == []
+    assert "A cell is running" in panel.again["text"]
+    assert not panel.again["busy"]
+
+
+def test_while_it_measures_a_second_press_does_nothing(panel, monkeypatch):
+    presses = []
+
+    def press_again(*_, **setting):
+        presses.append(setting)
+        panel.measure_again()
+        raise RuntimeError("ends the first")
+
+    monkeypatch.setattr(Sweep, "measure_again", press_again)
+    with pytest.raises(RuntimeError, match="ends the first"):
+        panel.measure_again()
+    assert len(presses) == 1
+
+
+def test_an_exception_while_measuring_again_is_shown(planted):
+    def fail(bits, scheme):
+        raise RuntimeError("the kernel went away")
+
+    broken = Sweep(planted.knobs, planted.points, planted.against, fail, planted.on)
+    panel = Panel(broken, "Bits")
+    with pytest.raises(RuntimeError, match="the kernel went away"):
+        panel.measure_again()
+    assert "the kernel went away" in panel.again["text"]
+    assert not panel.again["busy"]
+    panel.again = {}
+    send(panel, do="measure")  # the button works again, and a message ends no kernel
+    assert "the kernel went away" in panel.again["text"]
+
+
+# The numbers that are drawn
+
+
+def expected_curves(planted: Sweep) -> np.ndarray:
+    return np.array(
+        [
+            [p.accuracy.value, p.accuracy.low, p.accuracy.high,
+             p.latency.value, p.latency.low, p.latency.high]
+            for p in planted.points
+        ],
+        np.float32,
+    )  # fmt: skip
+
+
+def test_the_buffer_holds_the_measured_values(panel, planted):
+    numbers = np.frombuffer(panel.numbers, np.float32)
+    assert np.array_equal(numbers.reshape(len(planted.points), 6), expected_curves(planted))
+    assert panel.spec["detail"] is None
+
+
+def histogram_at(bits, scheme):
+    counts = np.array([1, bits, 5, SCHEMES.index(scheme)])
+    levels = np.arange(2.0**bits)  # 256 for 8 bits: too many to draw
+    return Histogram(f"{bits} bits, {scheme}", "weight", np.linspace(-1, 1, 5), counts, levels)
+
+
+def test_the_buffer_holds_the_details_of_every_setting(planted):
+    panel = Panel(planted, "Bits", detail=histogram_at)
+    detail, count = panel.spec["detail"], len(planted.points)
+    numbers = np.frombuffer(panel.numbers, np.float32)
+    curves, counts, levels = np.split(numbers, [6 * count, (6 + detail["bins"]) * count])
+    assert np.array_equal(curves.reshape(count, 6), expected_curves(planted))
+    for n, setting in enumerate(SETTINGS):
+        histogram = histogram_at(**setting)
+        assert np.array_equal(counts.reshape(count, detail["bins"])[n], histogram.counts)
+        shown = levels.reshape(count, detail["levels"])[n]
+        drawn = histogram.levels if len(histogram.levels) <= 64 else []
+        assert np.array_equal(shown[~np.isnan(shown)], drawn)
+        assert detail["titles"][n] == histogram.title
+    assert (detail["low"], detail["high"]) == (-1, 1)
+    assert detail["most"] == 8  # the highest count of all
+    assert all(-1 <= tick <= 1 for tick in detail["ticks"])
+
+
+# The static twin
+
+
+@pytest.mark.parametrize("detail", [None, histogram_at])
+def test_the_picture_is_the_same_for_every_setting(planted, detail):
+    panel = Panel(planted, "Bits", detail=detail)
+    sizes = set()
+    for setting in (SETTINGS[0], SETTINGS[-1]):
+        panel.choose(**setting)
+        picture = panel.to_png()
+        assert picture.startswith(PNG)
+        sizes.add(struct.unpack(">II", picture[16:24]))
+    assert len(sizes) == 1
+    ((width, height),) = sizes
+    assert width > height > 100
+
+
+def test_without_a_kernel_the_panel_is_a_picture_and_a_sentence(panel):
+    data, _ = panel._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(PNG)
+    sentence = data["text/plain"]
+    assert "\n" not in sentence
+    assert sentence.startswith("Bits per weight: accuracy from 60.0 % (2 bits, per channel)")
+    assert "to 80.0 % (8 bits, per tensor)" in sentence
+    assert sentence.endswith("measured: a planted machine, 2026-01-31 12:00.")
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_the_lab_does_not_wait_for_torch():
+    source = (
+        "import sys, course_utils.lab; print('torch' in sys.modules, 'anywidget' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.split() == ["False", "True"]
+
+
+# The quiz
+
+
+@pytest.fixture
+def quiz() -> Quiz:
+    return lab.Quiz(
+        "Quantization",
+        [
+            lab.Question("How many <integers>?", [("7", "Too few."), ("15", "Yes.")], right=1),
+            lab.Question("Is it faster?", [("yes", "It depends."), ("no", "So it is.")], right=1),
+        ],
+    )
+
+
+def test_at_first_nothing_is_answered(quiz):
+    assert quiz.picked == [-1, -1]
+    assert quiz.score == 0
+    assert quiz.feedback() == ["", ""]
+
+
+def test_every_answer_has_its_feedback(quiz):
+    quiz.picked = [0, -1]
+    assert (quiz.score, quiz.feedback()) == (0, ["Too few.", ""])
+    quiz.picked = [1, -1]
+    assert (quiz.score, quiz.feedback()) == (1, ["Yes.", ""])
+    quiz.picked = [1, 1]
+    assert (quiz.score, quiz.feedback()) == (2, ["Yes.", "So it is."])
+
+
+def test_answers_are_kept_once_each(quiz):
+    assert "question" not in progress.report()
+    quiz.picked = [0, -1]
+    quiz.picked = [0, 0]
+    quiz.picked = [1, 0]
+    first, second = progress.report().splitlines()
+    assert "Quantization, question 1" in first
+    assert ": solved, 2 tries" in first
+    assert "Quantization, question 2" in second
+    assert "not solved yet, 1 " in second
+
+
+@pytest.mark.parametrize("right", [-1, 2])
+def test_a_question_whose_right_answer_does_not_exist_is_refused(right):
+    with pytest.raises(ValueError, match=f"'Which\\?' has no answer number {right}"):
+        Question("Which?", [("this", "Yes."), ("that", "No.")], right)
+
+
+def test_without_a_kernel_the_quiz_shows_its_questions(quiz):
+    data, _ = quiz._repr_mimebundle_()
+    assert data["text/plain"] == "Quantization: 2 questions. Run the cell to answer them."
+    assert "How many &lt;integers&gt;?" in data["text/html"]
+    assert "<li>15</li>" in data["text/html"]

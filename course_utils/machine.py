@@ -49,7 +49,8 @@ class Machine:
         return hashlib.sha256(described).hexdigest()[:12]
 
     def __str__(self) -> str:
-        return f"{self.cpu}, {self.cores} cores, {self.vector_instructions}"
+        has = [self.vector_instructions, self.int8_instructions or "no int8 instructions"]
+        return f"{self.cpu}, {self.cores} cores, {', '.join(has)}"
 
 
 @cache

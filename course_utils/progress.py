@@ -93,15 +93,15 @@ def report() -> str:
         told, found = json.loads(guess), json.loads(measured)
         lines.append(
             f"Predicted in “{lab}” for {setting}: {told['accuracy']:.0f} % and"
-            f" {told['latency']:.2f} ms; measured {found['accuracy']:.1f} % and"
-            f" {found['latency']:.2f} ms."
+            f" {told['latency']:.2g} ms; measured {found['accuracy']:.1f} % and"
+            f" {found['latency']:.2g} ms."
         )
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
         lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")
     for lesson, name, accuracy, latency, size in results():
         lines.append(
-            f"On your board from {lesson}: {name}, {accuracy:.1f} %, {latency:.2f} ms,"
+            f"On your board from {lesson}: {name}, {accuracy:.1f} %, {latency:.2g} ms,"
             f" {size / 1024:.0f} KiB."
         )
     return "\n".join(lines)

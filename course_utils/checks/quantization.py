@@ -23,7 +23,7 @@ def check_affine(attempt: Callable[[Tensor, int], Affine]) -> Outcome:
         (torch.tensor([-0.3, -0.1, 0.0, 0.11, 0.27, 0.5]), 8),
         (torch.tensor([0.5, 0.75, 1.1, 2.0]), 3),  # the range has to be widened to hold 0
         (torch.tensor([-4.0, -1.0, -0.2]), 5),
-        (torch.linspace(-1, 3, 41), 2),
+        (torch.linspace(-1, 3, 40), 2),
     ]
     return judge("Affine quantization", attempt, _affine, cases, _is_right, AFFINE_MISTAKES)
 
@@ -111,8 +111,23 @@ AFFINE_MISTAKES = [
         "Add the zero point to the rounded values.",
     ),
     Mistake(
+        "range shifted",
+        lambda given, right, x, bits: torch.equal(
+            given[0].float(), torch.round((x - x.min().clamp(max=0)) / right[1])
+        ),
+        "0.0 does not get the integer that you return as the zero point.",
+        "Round x / scale first and add the zero point then: both are whole numbers.",
+    ),
+    Mistake(
         "cut off instead of rounded",
-        lambda given, right, x, bits: set((right[0] - given[0].int()).tolist()) <= {-1, 0, 1},
+        lambda given, right, x, bits: any(
+            torch.equal(given[0].float(), cut.clamp(0, 2**bits - 1))
+            for cut in (
+                torch.trunc(x / right[1]) + right[2],
+                torch.floor(x / right[1]) + right[2],
+                torch.trunc(x / right[1] + right[2]),
+            )
+        ),
         "Some integers are one off: they are cut off, not rounded.",
         "`int()`, `floor` and `//` all cut off. Rounding halves the largest error.",
     ),

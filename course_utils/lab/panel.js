@@ -49,7 +49,9 @@ function render({ model, el }) {
   function ask() {
     const { setting, known, fields } = spec.predict;
     const form = make("form", { class: "im-ask" });
-    form.append(make("p", {}, make("strong", {}, `Predict: what will ${setting} give? `), known));
+    form.append(make("p", {}, make("strong", {}, `Predict: what will ${setting} give? `), `${known} Move both sliders.`));
+    const commit = make("button", { type: "submit", disabled: "", ...KEEP_KEYS }, "Commit my guess");
+    const moved = new Set();
     const inputs = fields.map((field, n) => {
       const input = make("input", {
         type: "range", id: `${id}-guess-${n}`, min: 0, max: field.most, step: field.step, ...KEEP_KEYS,
@@ -60,12 +62,15 @@ function render({ model, el }) {
         input.setAttribute("aria-valuetext", shown.textContent);
       };
       input.value = field.most / 2;
-      input.addEventListener("input", update);
+      input.addEventListener("input", () => {
+        update();
+        moved.add(n);
+        commit.disabled = moved.size < fields.length; // a guess is a decision, not a default
+      });
       update();
       form.append(make("div", { class: "im-knob" }, make("label", { for: input.id }, field.name), input, shown));
       return input;
     });
-    const commit = make("button", { type: "submit", ...KEEP_KEYS }, "Commit my guess");
     const skip = make("button", { type: "button", ...KEEP_KEYS }, "Show me");
     form.append(make("div", { class: "im-buttons" }, commit, skip));
     form.addEventListener("submit", (event) => {
@@ -113,6 +118,7 @@ function render({ model, el }) {
     const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
+    parts.push(make("p", { class: "im-note" }, spec.key));
 
     const button = make("button", { type: "button", ...KEEP_KEYS }, "Measure this point again");
     const status = make("span", { role: "status" });
@@ -120,9 +126,9 @@ function render({ model, el }) {
     let noAnswer;
     button.addEventListener("click", () => {
       if (button.getAttribute("aria-disabled") === "true") return;
-      status.textContent = "Asking the kernel …";
+      status.textContent = "Asking Python …";
       noAnswer = setTimeout(() => {
-        status.textContent = "The kernel does not answer: it is busy, or this cell has to be run first.";
+        status.textContent = "Python does not answer: it is busy, or this cell has to be run first.";
       }, 4000);
       model.send({ do: "measure" });
     });
@@ -213,11 +219,12 @@ function render({ model, el }) {
       ? make("rect", { width: 10, height: 10, class: `${kind} im-dot` })
       : make("circle", { r: 5.5, class: `${kind} im-dot` });
     svg.append(dot);
+    const inside = (value) => Math.max(TOP, py(value)); // a value above the scale stays at its edge
     const cross = (x, y, style) => make("path", { d: `M${x - 6},${y}h12M${x},${y - 6}v12`, class: style });
     const guess = model.get("guess");
     if (spec.predict && "accuracy" in guess) {
       const value = guess[spec.predict.fields[metric].name];
-      const mark = cross(px(Math.floor(spec.predict.point / lines)), py(value), "im-guess");
+      const mark = cross(px(Math.floor(spec.predict.point / lines)), inside(value), "im-guess");
       mark.append(make("title", {}, "your prediction"));
       svg.append(mark);
     }
@@ -225,7 +232,7 @@ function render({ model, el }) {
     function freshMark({ index, latency }) {
       fresh?.remove();
       if (index === undefined) return;
-      fresh = cross(px(Math.floor(index / lines)), py(latency), "im-fresh");
+      fresh = cross(px(Math.floor(index / lines)), inside(latency), "im-fresh");
       fresh.append(make("title", {}, "measured again"));
       svg.append(fresh);
     }

@@ -17,7 +17,13 @@ import traitlets
 from IPython import get_ipython
 
 from course_utils import plots, progress
-from course_utils.lab.readouts import Card, describe_setting, format_value, make_cards
+from course_utils.lab.readouts import (
+    Card,
+    describe_setting,
+    describe_speed,
+    format_value,
+    make_cards,
+)
 from course_utils.lab.spec import Histogram, make_spec, pack_numbers
 
 if TYPE_CHECKING:
@@ -128,7 +134,8 @@ class Panel(anywidget.AnyWidget):
                 f"Measured again at {now.latency.provenance.when[-5:]},"
                 f" {describe_setting(now.setting)}: accuracy {format_value(now.accuracy)} (before"
                 f" {format_value(before.accuracy)}), latency {format_value(now.latency)} (before"
-                f" {format_value(before.latency)}).",
+                f" {format_value(before.latency)}), {describe_speed(now.speed)} beside"
+                f" {describe_setting(self._sweep.against)}, timed in turns just now.",
                 latency=now.latency.value,
                 index=self._sweep.points.index(before),
             )

@@ -8,8 +8,6 @@ if TYPE_CHECKING:  # a panel only shows: it needs the types of what was measured
     from course_utils.measure import Measurement
     from course_utils.sweep import Point
 
-SAME_WITHIN = 0.05
-
 
 class Card(NamedTuple):
     """One readout: its name, its value, and what stands below the value."""
@@ -47,45 +45,41 @@ def format_size(size_bytes: float) -> str:
     return f"{size_bytes / 1024:.1f} KiB" if size_bytes < 2**20 else f"{size_bytes / 2**20:.2f} MiB"
 
 
-def compare_speed(point: Point, baseline: Point) -> str:
-    """Return how much faster a point is, by the ratio of the fastest runs of both."""
-    ratio = baseline.latency.fastest / point.latency.fastest
-    if abs(ratio - 1) < SAME_WITHIN:
-        return "no faster, no slower"
-    return f"{ratio:.1f}× the speed" if ratio > 1 else f"{ratio:.2f}× the speed"
+def describe_speed(speed: Measurement) -> str:
+    """Return how fast a point is beside the baseline; "no difference" if 1 is in its interval."""
+    if speed.low <= 1 <= speed.high:
+        return "no difference found in speed"
+    return f"{speed.value:.2f}× as fast ({speed.low:.2f}–{speed.high:.2f})"
+
+
+def describe_size(size: Measurement, baseline: Measurement) -> str:
+    """Return how large a file is beside the baseline's."""
+    ratio = baseline.value / size.value
+    if abs(ratio - 1) < 0.005:
+        return "the same size"
+    return f"{ratio:.1f}× smaller" if ratio > 1 else f"{1 / ratio:.1f}× larger"
 
 
 def make_cards(point: Point, baseline: Point) -> list[Card]:
     """Return the readouts of a point beside those of the baseline."""
-    against = describe_setting(baseline.setting)
-    is_baseline = point.setting == baseline.setting
-    gained = point.accuracy.value - baseline.accuracy.value
-    error = (point.accuracy.high - point.accuracy.low) / 2
-    digits = latency_digits(point.latency.value)
-    spread = f"{point.latency.low:.{digits}f}–{point.latency.high:.{digits}f}"
-    shrunk = baseline.size.value / point.size.value
+    accuracy, latency, gain = point.accuracy, point.latency, point.gain
+    digits = latency_digits(latency.value)
+    images = f"± {accuracy.high - accuracy.value:.1f} on {accuracy.count:,} images"
+    runs = (
+        f"half of {latency.count} runs took {latency.low:.{digits}f}–{latency.high:.{digits}f} ms,"
+        f" 95 % at most {latency.p95:.{digits}f}"
+    )
+    size = "the others are compared with this one"
+    if point.setting != baseline.setting:
+        images += (
+            f"; {_signed(gain.value)} ± {gain.high - gain.value:.1f} points on the same images"
+        )
+        runs += f"; {describe_speed(point.speed)}"
+        size = describe_size(point.size, baseline.size)
     return [
-        Card(
-            "accuracy",
-            format_value(point.accuracy),
-            f"± {error:.1f} on {point.accuracy.count:,} images"
-            + ("" if is_baseline else f"; {_signed(gained)} points"),
-        ),
-        Card(
-            "latency, one image",
-            format_value(point.latency),
-            f"half of {point.latency.count} runs in {spread}, p95 {point.latency.p95:.{digits}f}"
-            + ("" if is_baseline else f"; {compare_speed(point, baseline)}"),
-        ),
-        Card(
-            "size of what ships",
-            format_value(point.size),
-            "compared with " + against
-            if is_baseline
-            else f"{shrunk:.1f}× smaller"
-            if shrunk >= 1
-            else f"{1 / shrunk:.1f}× larger",
-        ),
+        Card("accuracy", format_value(accuracy), images),
+        Card("latency of one image", format_value(latency), runs),
+        Card("size of what ships", format_value(point.size), size),
         Card("what ran", point.kernel, point.remark or point.runtime),
     ]
 

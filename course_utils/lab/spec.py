@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from course_utils.lab.readouts import (
     Card,
-    compare_speed,
     describe_setting,
+    describe_speed,
     format_value,
     latency_digits,
 )
@@ -72,7 +72,11 @@ def make_spec(
 ) -> dict[str, Any]:
     """Return the words and scales of a panel, ready for JSON."""
     points = sweep.points
-    first = cards_of_points[0]
+    key = ["× your prediction", "+ measured again"] if predict else ["+ measured again"]
+    if len(sweep.knobs) > 1:
+        key.append("pale: the other choice")
+    if any(0 < len(detail.levels) <= MOST_LEVELS for detail in details):
+        key.append("vertical lines: the values that a number can take")
     return {
         "name": name,
         "knobs": [
@@ -94,9 +98,10 @@ def make_spec(
         "detail": _describe_details(details) if details else None,
         "predict": _describe_prediction(sweep, predict) if predict else None,
         "provenance": f"{points[0].latency.provenance}; accuracy on"
-        f" {points[0].accuracy.count:,} test images; speed compared with"
-        f" {describe_setting(sweep.against)} by the fastest runs of both",
-        "head": [*sweep.knobs, *(card.title for card in first)],
+        f" {points[0].accuracy.count:,} test images; compared with"
+        f" {describe_setting(sweep.against)}, the speed with its 95 % interval",
+        "key": " · ".join(key),
+        "head": [*sweep.knobs, *(card.title for card in cards_of_points[0])],
         "rows": [
             [*map(str, point.setting.values()), *(card.value for card in cards)]
             for point, cards in zip(points, cards_of_points, strict=True)
@@ -129,10 +134,10 @@ def _describe_prediction(sweep: Sweep, predict: Point) -> dict[str, Any]:
     return {
         "point": sweep.points.index(predict),
         "setting": describe_setting(predict.setting),
-        "known": f"At {describe_setting(baseline.setting)} it reaches"
-        f" {format_value(baseline.accuracy)} in {format_value(baseline.latency)}.",
+        "known": f"With {describe_setting(baseline.setting)}, {format_value(baseline.accuracy)}"
+        f" of the answers are right, and one takes {format_value(baseline.latency)}.",
         "measured": f"{format_value(predict.accuracy)} and {format_value(predict.latency)}"
-        f" ({compare_speed(predict, baseline)})",
+        f" ({describe_speed(predict.speed)})",
         "fields": [
             {"name": "accuracy", "unit": "%", "most": 100, "step": 1, "digits": 0},
             {

@@ -24,6 +24,7 @@ from course_utils.runtimes.runner import Runner
 NAME = "ONNX Runtime"
 CALIBRATION_IMAGES = 200
 REDUCED_BITS = 7
+INT8_OPERATORS = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger"}
 
 
 def build(
@@ -67,6 +68,8 @@ def build(
             remark = f"no {bits}-bit kernel here: its weights ran as fp32"
     artefact = pack(graph, packed)
     session = open_session(unpack(artefact), threads=threads)
+    if bits <= 8 and not INT8_OPERATORS & set(_operators(artefact)):
+        kernel, remark = "fp32", "ONNX Runtime found no int8 kernel for this graph here"
 
     def run(batch: np.ndarray) -> np.ndarray:
         logits: np.ndarray = session.run(None, {"images": batch})[0]
@@ -101,9 +104,13 @@ def count_operators(runner: Runner) -> dict[str, int]:
     """
     if runner.runtime != NAME:
         raise ValueError(f"Only a runner of {NAME} can tell its operators, not {runner.runtime}.")
+    return _operators(runner.artefact)
+
+
+def _operators(artefact: bytes) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        open_session(unpack(runner.artefact), optimised_file=optimised)
+        open_session(unpack(artefact), optimised_file=optimised)
         nodes = onnx.load(optimised).graph.node
     return dict(Counter(node.op_type for node in nodes).most_common())
 

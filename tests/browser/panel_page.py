@@ -18,10 +18,10 @@ class PanelOnPage:
         self.root = lab.page.locator(".im-panel").first
 
     def reveal(self) -> None:
-        """Commit to a guess, if the panel still asks for one."""
+        """Have the curves shown, if the panel still asks for a guess."""
         with contextlib.suppress(AssertionError):
             expect(self.root.locator("form")).to_be_visible(timeout=2000)
-            self.root.get_by_role("button", name="Commit my guess").click()
+            self.root.get_by_role("button", name="Show me").click()
         expect(self.root.locator(".im-cards")).to_be_visible()
 
     def slider(self, name: str) -> Locator:

@@ -25,6 +25,8 @@ def test_nothing_is_shown_before_the_guess(panel: PanelOnPage) -> None:
 
 
 def test_a_guess_by_keyboard_reveals_what_was_measured(panel: PanelOnPage) -> None:
+    commit = panel.root.get_by_role("button", name="Commit my guess")
+    expect(commit).to_be_disabled()  # a guess is a decision, not a default
     accuracy = panel.slider("accuracy")
     accuracy.focus()
     panel.page.keyboard.press("End")

@@ -64,13 +64,15 @@ LISTEN = """
 def step(page: Page, root: object, key: str, quiet_ms: float) -> float:
     """Press a key on the focused slider; return milliseconds until the picture is complete."""
     page.keyboard.press(key)
-    while True:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         page.wait_for_timeout(50)
         start, end, idle = root.evaluate(
             "r => [r.stepState.start, r.stepState.end, performance.now() - r.stepState.changed]"
         )
         if end and idle > quiet_ms:
             return end - start
+    raise RuntimeError(f"{key} changed nothing: is the slider at its end?")
 
 
 def main(steps: int) -> None:
@@ -106,6 +108,9 @@ def main(steps: int) -> None:
         other_root = page.locator(".jp-CodeCell").last.locator(".jp-Cell-outputWrapper")
         other = other_root.locator(".noUi-handle")
         rows = {"panel": (panel, ours, 100), "interact": (other_root, other, 900)}
+        ours.focus()
+        for key in ("Home", *["ArrowRight"] * 4):  # both sliders start in the middle of nine
+            page.keyboard.press(key)
         for root, _, _ in rows.values():
             root.evaluate(LISTEN)
         times = {row: [] for row in rows}

@@ -18,6 +18,7 @@ from course_utils.datasets import Dataset
 
 PACKAGE = Path(__file__).parent
 DOES_NOT_MEASURE = ("lab", "checks")
+TORCHS_OWN = set(vars(nn.Module()))
 PLAIN = str | int | float | complex | bool | bytes | Path | None
 
 
@@ -51,7 +52,7 @@ class _Digest:
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
-        self._seen: dict[int, Any] = {}  # by id; kept alive, so that no id is used twice
+        self._seen: dict[int, tuple[int, Any]] = {}  # kept alive, so that no id is used twice
 
     def text(self, text: str) -> None:
         self.sha256.update(f"{len(text)}:{text}".encode())
@@ -81,8 +82,10 @@ class _Digest:
             self._library(value.__name__)
         elif isinstance(value, Dataset):
             self.add((value.name, verified.published_digests()))
-        elif id(value) not in self._seen:
-            self._seen[id(value)] = value  # functions and objects may refer to each other
+        elif id(value) in self._seen:  # functions and objects may refer to each other
+            self.text(f"number {self._seen[id(value)][0]}")
+        else:
+            self._seen[id(value)] = len(self._seen), value
             self._object(value)
 
     def _object(self, value: Any) -> None:
@@ -101,7 +104,8 @@ class _Digest:
         elif isinstance(value, type):
             self._class(value)
         elif dataclasses.is_dataclass(value):
-            self.add([getattr(value, field.name) for field in dataclasses.fields(value)])
+            fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+            self.add((type(value), fields))
         elif isinstance(value, BuiltinFunctionType | np.ufunc):
             self.text(value.__name__)
         elif hasattr(value, "__dict__"):
@@ -113,7 +117,7 @@ class _Digest:
             )
 
     def _library(self, module: str) -> bool:
-        """Note the name of a module; return whether that is all that counts of it."""
+        """Note the name of a module; return whether it is this package's, noted with its source."""
         self.text(module)
         if module.split(".")[0] == PACKAGE.name:
             self.text(package_digest())
@@ -122,10 +126,12 @@ class _Digest:
     def _function(self, function: FunctionType) -> None:
         self._code(function.__code__)
         self.add((function.__defaults__, function.__kwdefaults__))
-        if Path(function.__code__.co_filename).is_relative_to(sys.prefix):
+        is_ours = self._library(function.__module__ or "")
+        file = Path(function.__code__.co_filename)
+        if any(file.is_relative_to(prefix) for prefix in (sys.prefix, sys.base_prefix)):
             return
         self.add([cell.cell_contents for cell in function.__closure__ or ()])
-        if self._library(function.__module__ or ""):
+        if is_ours:
             return
         for name in sorted(set(_names(function.__code__))):
             if name in function.__globals__:
@@ -146,16 +152,19 @@ class _Digest:
             return
         self.add(cls.__bases__)  # written in the notebook: all of it may change
         for name, member in sorted(vars(cls).items()):
-            if name == "__init__" or not name.startswith("__"):
+            if isinstance(member, FunctionType) or not name.startswith("__"):
                 self.add((name, member))
 
     def _model(self, model: nn.Module) -> None:
+        is_traced = hasattr(model, "code")
         self.text(getattr(model, "code", ""))  # the whole forward of a traced model
         for name, layer in model.named_modules():
-            self.add((name, type(layer) if name or not hasattr(model, "code") else None))
-            plain = {key: v for key, v in vars(layer).items() if not key.startswith("_")}
-            self.add({key: v for key, v in plain.items() if key != "training"})
-        self.add(dict(model.state_dict()))
+            self.add((name, None if is_traced and not name else type(layer)))
+            hooks = (layer._forward_pre_hooks, layer._forward_hooks)
+            self.add([list(hook.values()) for hook in hooks])
+            own = {key: v for key, v in vars(layer).items() if key not in TORCHS_OWN}
+            self.add({key: v for key, v in own.items() if not (is_traced and key[0] == "_")})
+        self.add((dict(model.named_parameters()), dict(model.named_buffers())))
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -50,7 +50,11 @@ class Machine:
 
     def __str__(self) -> str:
         has = [self.vector_instructions, self.int8_instructions or "no int8 instructions"]
-        return f"{self.cpu}, {self.cores} cores, {', '.join(has)}"
+        return f"{self.cpu}, {_count_cores(self.cores)}, {', '.join(has)}"
+
+
+def _count_cores(cores: int) -> str:
+    return "1 core" if cores == 1 else f"{cores} cores"
 
 
 @cache
@@ -120,7 +124,7 @@ def explain() -> str:
     """Return the machine in words: what will be fast here, and what will not."""
     machine = describe()
     memory = f" and {machine.memory_gib:.0f} GiB of memory" if machine.memory_gib else ""
-    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    cores = _count_cores(machine.cores)
     libraries = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     lines = [
         f"This machine: {machine.cpu} ({machine.architecture}), {cores}{memory},"

@@ -119,7 +119,8 @@ def compare_accuracy(right: np.ndarray, baseline: np.ndarray) -> Measurement:
     """Return the points of accuracy gained over a baseline on the same images.
 
     The standard error is that of a paired difference: only the images on which exactly one of
-    the two is right count (McNemar, 1947), so it is smaller than that of either accuracy.
+    the two is right count (McNemar, 1947). For networks that mostly agree it is far smaller than
+    the errors of the two accuracies suggest.
     """
     gain = right.astype(float) - baseline
     error = 100 * float(gain.std()) / math.sqrt(len(gain))

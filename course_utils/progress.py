@@ -93,18 +93,22 @@ def report() -> str:
         told, found = json.loads(guess), json.loads(measured)
         lines.append(
             f"Predicted in “{lab}” for {setting}: {told['accuracy']:.0f} % and"
-            f" {told['latency']:.2g} ms; measured {found['accuracy']:.1f} % and"
-            f" {found['latency']:.2g} ms."
+            f" {_ms(told['latency'])}; measured {found['accuracy']:.1f} % and"
+            f" {_ms(found['latency'])}."
         )
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
         lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")
     for lesson, name, accuracy, latency, size in results():
         lines.append(
-            f"On your board from {lesson}: {name}, {accuracy:.1f} %, {latency:.2g} ms,"
+            f"On your board from {lesson}: {name}, {accuracy:.1f} %, {_ms(latency)},"
             f" {size / 1024:.0f} KiB."
         )
     return "\n".join(lines)
+
+
+def _ms(latency_ms: float) -> str:
+    return f"{latency_ms:.2f} ms" if latency_ms >= 0.1 else f"{latency_ms:.3f} ms"
 
 
 def _now() -> str:

@@ -201,7 +201,7 @@ def quantized_weights(model: nn.Module) -> dict[str, QuantizedTensor]:
             continue
         if not torch.equal(layer.weight, grid.dequantize()):
             raise ValueError(f"Layer {name!r} was changed since it was quantized; do it again.")
-        found[f"{name}.weight"] = grid
+        found[f"{name}.weight".lstrip(".")] = grid
     return found
 
 

@@ -59,7 +59,44 @@ def changing_its_argument(tensor, bits):
     return result
 
 
-@pytest.mark.parametrize("right", [affine, as_numpy, as_list, as_floats, changing_its_argument])
+def rounded_after_adding(tensor, bits):
+    scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
+    return torch.round(tensor / scale + zero_point).int(), scale, zero_point
+
+
+def in_plain_python(tensor, bits):
+    """Round with Python's ``round``, number by number."""
+    numbers, top = tensor.tolist(), 2**bits - 1
+    low, high = min(0.0, *numbers), max(0.0, *numbers)
+    scale = (high - low) / top
+    zero_point = round(-low / scale)
+    integers = [min(max(round(number / scale) + zero_point, 0), top) for number in numbers]
+    return integers, scale, zero_point
+
+
+def from_plain_python(tensor, bits):
+    return tuple(map(torch.tensor, in_plain_python(tensor, bits)))
+
+
+def half_rounded_up(tensor, bits):
+    scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
+    return torch.floor(tensor / scale + 0.5).int() + zero_point, scale, zero_point
+
+
+RIGHT = [
+    affine,
+    as_numpy,
+    as_list,
+    as_floats,
+    changing_its_argument,
+    rounded_after_adding,
+    in_plain_python,
+    from_plain_python,
+    half_rounded_up,
+]
+
+
+@pytest.mark.parametrize("right", RIGHT)
 def test_a_right_answer_is_accepted_in_any_form(right):
     outcome = check_affine(right)
     assert outcome.is_solved
@@ -136,6 +173,11 @@ def integers_without_zero_point(tensor, bits):
     return integers - zero_point, scale, zero_point
 
 
+def range_shifted(tensor, bits):
+    scale, low = scale_of(tensor, bits), tensor.min().clamp(max=0)
+    return torch.round((tensor - low) / scale).int(), scale, zero_of(tensor, bits)
+
+
 def rounded_down(tensor, bits):
     scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
     return (torch.floor(tensor / scale) + zero_point).int(), scale, zero_point
@@ -150,6 +192,17 @@ def cut_off_before_adding(tensor, bits):
     """Cut off towards 0, so that what is below 0 comes out one too large."""
     scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
     return (tensor / scale).int() + zero_point, scale, zero_point
+
+
+def rounded_down_and_clamped(tensor, bits):
+    scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
+    return (tensor // scale + zero_point).clamp(0, 2**bits - 1), scale, zero_point
+
+
+def cut_off_in_plain_python(tensor, bits):
+    scale, zero_point = scale_of(tensor, bits), zero_of(tensor, bits)
+    integers = [int(number / scale.item()) + int(zero_point) for number in tensor.tolist()]
+    return torch.tensor(integers), scale, zero_point
 
 
 def nothing(tensor, bits):
@@ -183,9 +236,12 @@ WRONG = [
     (integers_not_whole, "integers not whole"),
     (restored_values, "integers not whole"),
     (integers_without_zero_point, "integers without zero point"),
+    (range_shifted, "range shifted"),
     (rounded_down, "cut off instead of rounded"),
     (cut_off_after_adding, "cut off instead of rounded"),
     (cut_off_before_adding, "cut off instead of rounded"),
+    (rounded_down_and_clamped, "cut off instead of rounded"),
+    (cut_off_in_plain_python, "cut off instead of rounded"),
     (nothing, "returns nothing"),
     (two_values, "wrong number of results"),
     (four_values, "wrong number of results"),

@@ -115,6 +115,19 @@ def test_an_attribute_of_a_model_that_is_no_weight_counts():
     assert of(first) != of(second)
 
 
+def test_a_private_attribute_of_a_model_counts():
+    first, second = nn.Identity(), nn.Identity()
+    first._slope, second._slope = 0.1, 0.2
+    assert of(first) != of(second)
+
+
+def test_a_buffer_that_is_not_saved_counts():
+    first, second = nn.Identity(), nn.Identity()
+    for model, value in ((first, 0.1), (second, 0.2)):
+        model.register_buffer("slope", torch.tensor(value), persistent=False)
+    assert of(first) != of(second)
+
+
 def test_a_model_in_bfloat16_has_a_digest():
     first, second = nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).bfloat16()
     assert of(first) == of(copy.deepcopy(first))
@@ -235,6 +248,7 @@ def test_the_digest_is_the_same_in_another_process():
     "cell",
     [
         pytest.param("class Layer:\n  def forward(self): return VALUE", id="method"),
+        pytest.param("class Layer:\n  def __call__(self): return VALUE", id="call"),
         pytest.param("class Layer:\n  slope = VALUE", id="constant"),
         pytest.param("class Layer:\n  def forward(self, slope=VALUE): return slope", id="default"),
         pytest.param("class Layer:\n  @property\n  def slope(self): return VALUE", id="property"),
@@ -252,6 +266,38 @@ def test_the_digest_is_the_same_in_another_process():
 )
 def test_classes_of_a_notebook_are_told_apart_by_what_they_hold(cell):
     assert_told_apart(cell + "\ndef at(bits): return Layer()", 1, 2)
+
+
+def test_a_dataclass_of_a_notebook_counts_with_its_methods():
+    cell = (
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Lab:\n"
+        "  width: int\n"
+        "  def run(self): return VALUE\n"
+        "lab = Lab(1)\n"
+        "def at(bits): return lab.run()"
+    )
+    assert_told_apart(cell, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param("def one(): return 1\ndef two(): return 2\n", id="functions"),
+        pytest.param(
+            "class Layer:\n  def __init__(self, width): self.width = width\n"
+            "one, two = Layer(1), Layer(2)\n",
+            id="objects",
+        ),
+        pytest.param(
+            "from torch import nn\none, two = nn.Hardtanh(0, 1), nn.Hardtanh(0, 2)\n", id="models"
+        ),
+    ],
+)
+def test_which_of_two_things_a_third_name_stands_for_counts(make):
+    cell = make + "which = [one, two][VALUE]\ndef at(bits): return one, two, which"
+    assert_told_apart(cell, 0, 1)
 
 
 def test_a_model_s_class_in_a_notebook_counts_with_its_methods():
@@ -296,6 +342,8 @@ def test_the_source_of_the_course_counts_but_not_what_only_shows(monkeypatch, tm
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("first = 1\n")
     monkeypatch.setattr(fingerprint, "PACKAGE", package)
+    # read once a process: here, anew each time
+    monkeypatch.setattr(fingerprint, "package_digest", fingerprint.package_digest.__wrapped__)
 
     def digest_after_changing(name: str) -> str:
         (package / name).write_text(f"changed = {name!r}\n")
@@ -306,6 +354,22 @@ def test_the_source_of_the_course_counts_but_not_what_only_shows(monkeypatch, tm
     assert digest_after_changing("checks/quantization.py") == before
     assert digest_after_changing("measure.py") != before
     assert digest_after_changing("runtimes/export.py") != before
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_a_function_of_the_course_counts_with_the_course_s_source(monkeypatch, is_installed):
+    prefix = fingerprint.PACKAGE.parent if is_installed else fingerprint.PACKAGE.parent / "other"
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setattr(fingerprint, "package_digest", lambda: "first")
+    before = of(quantize.quantize_weights)
+    assert of(quantize.quantize_weights) == before
+    monkeypatch.setattr(fingerprint, "package_digest", lambda: "second")
+    assert of(quantize.quantize_weights) != before
+
+
+@pytest.mark.parametrize("library", [copy.deepcopy, functools.reduce, os.path.join, np.mean])
+def test_a_function_of_another_library_can_be_used(library):
+    assert of(lambda bits: library(bits)) == of(lambda bits: library(bits))
 
 
 def test_the_folders_that_only_show_exist():

@@ -16,10 +16,14 @@ LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 DRIVE = """
 import itertools
-from course_utils.lab import Panel, Quiz
+from course_utils.lab import Panel
 from course_utils.lab.readouts import format_value
 
-panels = {name: value for name, value in globals().items() if isinstance(value, Panel)}
+panels = {  # without the names that IPython gives to outputs
+    name: value
+    for name, value in globals().items()
+    if isinstance(value, Panel) and not name.startswith("_")
+}
 driven = 0
 for name, panel in panels.items():
     knobs = panel._sweep.knobs

@@ -92,7 +92,14 @@ def test_every_apple_processor_has_dot_products(monkeypatch):
 
 
 def test_the_description_names_processor_cores_and_instructions():
-    assert str(OLD_X86) == "Some Xeon, 2 cores, AVX2"
+    assert str(OLD_X86) == "Some Xeon, 2 cores, AVX2, no int8 instructions"
+    assert str(MACHINES["x86 with VNNI"]) == "Some Xeon, 2 cores, AVX-512, VNNI"
+    arm = "Some Xeon, 2 cores, NEON, dot product (SDOT/UDOT)"
+    assert str(MACHINES["arm64"]) == arm
+
+
+def test_the_description_of_a_machine_with_one_core():
+    assert "1 core," in str(replace(OLD_X86, cores=1))
 
 
 def test_the_id_is_short_and_stays_the_same():

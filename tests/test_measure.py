@@ -8,11 +8,16 @@ import pytest
 
 from course_utils import machine
 from course_utils.datasets import Split
+from course_utils.lab.readouts import describe_speed
 from course_utils.measure import (
     Provenance,
+    compare_accuracy,
+    compare_speed,
+    find_right,
     measure_accuracy,
     measure_latency,
     measured_now,
+    summarize_accuracy,
     summarize_latency,
     time_rounds,
 )
@@ -31,7 +36,10 @@ def run_as(function) -> Runner:
 @pytest.mark.parametrize("right", [0, 1, 13, 29, 30])
 @pytest.mark.parametrize("batch", [1, 7, 30, 100])
 def test_the_accuracy_of_a_runner_that_is_right_on_k_of_n(tiny_split, make_runner, right, batch):
-    measured = measure_accuracy(make_runner(right), tiny_split, batch)
+    found = find_right(make_runner(right), tiny_split, batch)
+    assert found.dtype == bool
+    assert found.tolist() == [True] * right + [False] * (30 - right)
+    measured = summarize_accuracy(found)
     share = right / 30
     error = 100 * math.sqrt(share * (1 - share) / 30)
     assert measured.value == pytest.approx(100 * share)
@@ -48,14 +56,14 @@ def test_every_image_is_shown_once(tiny_split):
         seen.extend(images[:, 0, 0, 1])
         return np.zeros((len(images), 3), np.float32)
 
-    measure_accuracy(run_as(run), tiny_split, batch=7)
+    find_right(run_as(run), tiny_split, batch=7)
     assert sorted(seen) == list(range(30))
 
 
 def test_an_empty_split_has_no_accuracy(make_runner):
     empty = Split(np.zeros((0, 1, 2, 2), np.float32), np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no images to measure the accuracy on"):
-        measure_accuracy(make_runner(), empty)
+        find_right(make_runner(), empty)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,47 @@ def test_an_empty_split_has_no_accuracy(make_runner):
 def test_an_output_of_another_shape_is_refused(tiny_split, shape):
     runner = run_as(lambda images: np.zeros(shape(len(images)), np.float32))
     with pytest.raises(ValueError, match=r"10 images gave an output of shape .*\(10, classes\)"):
-        measure_accuracy(runner, tiny_split, batch=10)
+        find_right(runner, tiny_split, batch=10)
+
+
+def test_the_accuracy_measured_is_that_of_the_right_answers(tiny_split, make_runner):
+    measured = measure_accuracy(make_runner(12), tiny_split)
+    assert measured.value == pytest.approx(40)
+    assert (measured.unit, measured.count) == ("%", 30)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8])
+def test_a_gain_of_four_images_by_hand(kind):
+    right = np.array([1, 1, 1, 0], kind)
+    baseline = np.array([1, 0, 0, 1], kind)
+    gain = compare_accuracy(right, baseline)  # differences 0, 1, 1, -1
+    assert gain.value == pytest.approx(25)  # their mean is 1/4
+    error = 100 * math.sqrt(11 / 16 / 4)  # their variance is 3/4 - 1/16
+    assert gain.low == pytest.approx(25 - error)
+    assert gain.high == pytest.approx(25 + error)
+    assert (gain.unit, gain.count) == ("points", 4)
+    assert gain.provenance.kind == "measured"
+    loss = compare_accuracy(baseline, right)
+    assert (loss.value, loss.low, loss.high) == pytest.approx((-25, -25 - error, -25 + error))
+
+
+@pytest.mark.parametrize("right", [[True] * 5, [False] * 5, [True, False, True, True, False]])
+def test_equal_answers_gain_nothing_for_certain(right):
+    gain = compare_accuracy(np.array(right), np.array(right))
+    assert (gain.value, gain.low, gain.high) == (0, 0, 0)
+
+
+def test_a_gain_on_few_images_is_surer_than_the_two_accuracies():
+    baseline = np.arange(1000) < 700
+    right = np.arange(1000) < 710  # the same answers but for ten images
+    gain, first, second = (
+        compare_accuracy(right, baseline),
+        summarize_accuracy(right),
+        summarize_accuracy(baseline),
+    )
+    assert gain.value == pytest.approx(first.value - second.value)
+    assert gain.high - gain.value == pytest.approx(100 * math.sqrt(0.01 * 0.99 / 1000))
+    assert gain.high - gain.value < min(first.high - first.value, second.high - second.value)
 
 
 # Latency
@@ -149,24 +197,79 @@ def test_garbage_collection_stays_off_where_it_was_off():
 
 
 def test_a_long_sleep_is_told_from_a_short_one(make_runner):
-    slow, quick = measure_latency(
-        [make_runner(sleep_s=0.02), make_runner(sleep_s=0.002)], IMAGE, rounds=3, burst=3
+    times_ms = measure_latency(
+        [make_runner(sleep_s=0.02), make_runner(sleep_s=0.002)], IMAGE, rounds=3, burst=4
     )
+    assert times_ms.shape == (2, 3, 4)
+    slow, quick = map(summarize_latency, times_ms)
     assert slow.value > quick.value
     assert slow.fastest > quick.fastest
     for measured in (slow, quick):
         assert measured.fastest <= measured.low <= measured.value <= measured.high <= measured.p95
-        assert (measured.unit, measured.count) == ("ms", 3 * 3)
+        assert (measured.unit, measured.count) == ("ms", 3 * 4)
         assert measured.provenance.kind == "measured"
 
 
-def test_a_latency_is_summarized_by_its_percentiles():
-    measured = summarize_latency(np.arange(101.0).reshape(1, 101))
+@pytest.mark.parametrize("shape", [(101,), (1, 101), (101, 1)])
+def test_a_latency_is_summarized_by_its_percentiles(shape):
+    measured = summarize_latency(np.arange(101.0).reshape(shape))
     assert measured.value == 50
     assert (measured.low, measured.high) == (25, 75)
     assert measured.p95 == 95
     assert measured.fastest == 0
     assert measured.count == 101
+
+
+# Speed
+
+
+def noisy_times(seed: int, rounds: int = 30, burst: int = 5) -> np.ndarray:
+    """Return times around 1 ms, of which a tenth are disturbed."""
+    random = np.random.default_rng(seed)
+    times = 1 + random.gamma(2, 0.02, (rounds, burst))
+    return times + (random.random((rounds, burst)) < 0.1) * random.exponential(1, (rounds, burst))
+
+
+def test_a_planted_ratio_is_found_whatever_disturbs_the_rounds():
+    times = noisy_times(0)
+    slowed = times * np.random.default_rng(1).uniform(1, 50, (30, 1))  # both, in each round
+    speed = compare_speed(slowed, 2 * slowed)
+    assert (speed.value, speed.low, speed.high) == pytest.approx((2, 2, 2))
+    assert (speed.unit, speed.count) == ("×", 30)
+    assert speed.provenance.kind == "measured"
+    assert describe_speed(speed) == "2.00× as fast (2.00–2.00)"
+
+
+def test_a_planted_ratio_lies_in_the_interval_of_noisy_times():
+    speed = compare_speed(noisy_times(0), 2 * noisy_times(1))
+    assert 1 < speed.low <= 2 <= speed.high
+    assert speed.low < speed.value < speed.high
+    assert describe_speed(speed) == f"{speed.value:.2f}× as fast ({speed.low:.2f}–{speed.high:.2f})"
+
+
+def test_the_speed_is_the_median_over_rounds_of_ratios_of_medians():
+    times = np.array([[1.0, 2, 9], [4, 4, 4], [1, 1, 8]])  # medians 2, 4, 1
+    baseline = np.array([[6.0, 6, 6], [4, 1, 9], [2, 7, 0]])  # medians 6, 4, 2
+    speed = compare_speed(times, baseline)  # ratios 3, 1, 2
+    assert speed.value == 2
+    assert 1 <= speed.low <= 2 <= speed.high <= 3
+    assert speed.low < speed.high
+
+
+def test_one_who_is_slower_has_a_speed_below_one():
+    assert compare_speed(4 * noisy_times(0), noisy_times(0)).value == pytest.approx(0.25)
+
+
+def test_between_equal_runners_no_difference_is_found():
+    speed = compare_speed(noisy_times(0), noisy_times(1))
+    assert speed.low <= 1 <= speed.high
+    assert speed.low < speed.high
+    assert describe_speed(speed) == "no difference found in speed"
+
+
+def test_the_interval_holds_the_true_speed_about_as_often_as_it_says():
+    speeds = [compare_speed(noisy_times(2 * n), noisy_times(2 * n + 1)) for n in range(200)]
+    assert 0.9 <= np.mean([speed.low <= 1 <= speed.high for speed in speeds]) < 1
 
 
 # Provenance

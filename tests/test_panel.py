@@ -9,10 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from course_utils import lab, progress
+from course_utils import lab, plots, progress
 from course_utils.lab.panel import Histogram, Panel
 from course_utils.lab.quiz import Question, Quiz
-from course_utils.lab.readouts import compare_speed, describe_setting, format_size, make_cards
+from course_utils.lab.readouts import (
+    describe_setting,
+    describe_size,
+    describe_speed,
+    format_size,
+    make_cards,
+)
 from course_utils.measure import Measurement, Provenance
 from course_utils.sweep import Point, Sweep
 
@@ -23,14 +29,22 @@ HERE = Provenance("measured", "a planted machine", "2026-01-31 12:00")
 SETTINGS = [{"bits": bits, "scheme": scheme} for bits in BITS for scheme in SCHEMES]
 
 
-def plant_point(setting, accuracy, latency_ms, size_bytes, kernel="planted", remark="") -> Point:
+def plant_speed(value, low, high) -> Measurement:
+    return Measurement(value, "×", low, high, 30, HERE)
+
+
+def plant_point(
+    setting, accuracy, latency_ms, size_bytes, kernel="planted", remark="", gain=-2.5, speed=2.0
+) -> Point:
     return Point(
         setting,
         accuracy=Measurement(accuracy, "%", accuracy - 0.5, accuracy + 0.5, 4000, HERE),
+        gain=Measurement(gain, "points", gain - 0.7, gain + 0.7, 4000, HERE),
         latency=Measurement(
             latency_ms, "ms", 0.9 * latency_ms, 1.2 * latency_ms, 150, HERE,
             fastest=0.8 * latency_ms, p95=1.5 * latency_ms,
         ),
+        speed=plant_speed(speed, 0.9 * speed, 1.2 * speed),
         size=Measurement(size_bytes, "bytes", size_bytes, size_bytes, 1, HERE),
         runtime="planted runtime", kernel=kernel, remark=remark,
     )  # fmt: skip
@@ -135,7 +149,40 @@ def test_the_charts_reach_from_zero_to_above_the_highest_spread(panel, planted):
 def test_the_panel_says_where_its_numbers_are_from(panel):
     assert "measured: a planted machine, 2026-01-31 12:00" in panel.spec["provenance"]
     assert "4,000 test images" in panel.spec["provenance"]
-    assert "compared with 8 bits, per channel" in panel.spec["provenance"]
+    assert panel.spec["provenance"].endswith(
+        "compared with 8 bits, per channel, the speed with its 95 % interval"
+    )
+
+
+# The key: all that is drawn is named, and nothing else
+
+
+def test_the_key_of_two_knobs_names_the_other_choice(panel):
+    assert panel.spec["key"] == ["+ measured again", "pale: the other choice"]
+
+
+def test_the_key_names_the_prediction_where_there_is_one(guessing):
+    assert guessing().spec["key"][:2] == ["× your prediction", "+ measured again"]
+
+
+def test_the_key_names_the_levels_where_they_are_drawn(planted):
+    key = Panel(planted, "Bits", detail=histogram_at).spec["key"]
+    assert key[-1] == "vertical lines: the values that a number can take"
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_the_key_is_silent_about_levels_that_are_not_drawn(planted, count):
+    def detail(bits, scheme):
+        return Histogram("weights", "weight", np.arange(3.0), np.ones(2), np.arange(float(count)))
+
+    key = Panel(planted, "Bits", detail=detail).spec["key"]
+    assert "vertical lines" not in " ".join(key)
+
+
+def test_the_key_of_one_knob_names_no_other_choice(at, tiny_split):
+    points = [plant_point({"bits": bits}, 90.0, 1.0, 1000) for bits in BITS]
+    single = Sweep({"bits": BITS}, points, {"bits": 8}, at, tiny_split)
+    assert Panel(single, "Bits").spec["key"] == ["+ measured again"]
 
 
 # The words
@@ -145,10 +192,15 @@ def test_the_cards_of_an_example():
     baseline = plant_point({"bits": 32}, 92.0, 1.0, 409_600, "fp32")
     point = plant_point({"bits": 4}, 89.5, 0.5, 102_400, "int8", "no 4-bit kernel here")
     accuracy, latency, size, ran = make_cards(point, baseline)
-    assert accuracy == ("accuracy", "89.5 %", "± 0.5 on 4,000 images; −2.5 points")
+    assert accuracy == (
+        "accuracy",
+        "89.5 %",
+        "± 0.5 on 4,000 images; −2.5 ± 0.7 points on the same images",
+    )
     assert latency.value == "0.50 ms"
-    assert "half of 150 runs in 0.45–0.60, p95 0.75" in latency.note
-    assert compare_speed(point, baseline) in latency.note
+    assert latency.note == (
+        "half of 150 runs took 0.45–0.60 ms, 95 % at most 0.75; 2.00× as fast (1.80–2.40)"
+    )
     assert size == ("size of what ships", "100.0 KiB", "4.0× smaller")
     assert ran == ("what ran", "int8", "no 4-bit kernel here")
 
@@ -156,9 +208,9 @@ def test_the_cards_of_an_example():
 def test_the_cards_of_the_baseline_compare_it_with_nothing():
     baseline = plant_point({"bits": 32}, 92.0, 1.0, 409_600, "fp32")
     accuracy, latency, size, ran = make_cards(baseline, baseline)
-    assert "points" not in accuracy.note
-    assert latency.note.endswith("p95 1.50")
-    assert size.note == "compared with 32 bits"
+    assert accuracy.note == "± 0.5 on 4,000 images"
+    assert latency.note == "half of 150 runs took 0.90–1.20 ms, 95 % at most 1.50"
+    assert size.note == "the others are compared with this one"
     assert ran.note == "planted runtime"
 
 
@@ -167,12 +219,51 @@ def test_what_is_larger_is_called_larger():
     assert make_cards(larger, baseline)[2].note == "2.0× larger"
 
 
-@pytest.mark.parametrize(("latency_ms", "said"), [(0.5, "2.0×"), (1.0, "no "), (1.03, "no ")])
-def test_a_speed_within_five_percent_is_the_same(latency_ms, said):
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [(1.25, "+1.2"), (-0.06, "−0.1"), (0.04, "±0.0"), (-0.04, "±0.0"), (0.0, "±0.0")],
+)
+def test_a_gain_has_its_sign(gain, said):
     baseline = plant_point({"bits": 32}, 90.0, 1.0, 1000)
-    assert compare_speed(plant_point({"bits": 4}, 90.0, latency_ms, 1000), baseline).startswith(
-        said
-    )
+    card = make_cards(plant_point({"bits": 4}, 90.0, 1.0, 1000, gain=gain), baseline)[0]
+    assert card.note == f"± 0.5 on 4,000 images; {said} ± 0.7 points on the same images"
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [
+        ((2.0, 1.8, 2.4), "2.00× as fast (1.80–2.40)"),
+        ((1.03, 1.01, 1.05), "1.03× as fast (1.01–1.05)"),
+        ((0.5, 0.4, 0.6), "0.50× as fast (0.40–0.60)"),
+        ((1.2, 0.99, 1.5), "no difference found in speed"),
+        ((1.2, 1.0, 1.5), "no difference found in speed"),
+        ((0.9, 0.8, 1.0), "no difference found in speed"),
+        ((1.0, 1.0, 1.0), "no difference found in speed"),
+    ],
+)
+def test_a_speed_whose_interval_holds_one_is_no_difference(speed, said):
+    assert describe_speed(plant_speed(*speed)) == said
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [
+        (1000, "the same size"),
+        (1040, "4 % larger"),
+        (250, "4.0× smaller"),
+        (800, "1.2× smaller"),
+        (3000, "3.0× larger"),
+    ],
+)
+def test_a_size_beside_the_baseline_s(size_bytes, said):
+    point, baseline = (plant_point({"bits": 4}, 90.0, 1.0, n) for n in (size_bytes, 1000))
+    assert describe_size(point.size, baseline.size) == said
+
+
+@pytest.mark.parametrize("size_bytes", [980, 1020])
+def test_nothing_is_called_one_times_smaller_or_larger(size_bytes):
+    point, baseline = (plant_point({"bits": 4}, 90.0, 1.0, n) for n in (size_bytes, 1000))
+    assert not describe_size(point.size, baseline.size).startswith("1.0×")
 
 
 def test_sizes_have_the_unit_that_suits_them():
@@ -201,6 +292,10 @@ def test_before_the_guess_nothing_is_revealed(guessing):
     assert panel.spec["predict"]["setting"] == "4 bits, per tensor"
     assert panel.spec["predict"]["point"] == SETTINGS.index({"bits": 4, "scheme": "per tensor"})
     assert [field["name"] for field in panel.spec["predict"]["fields"]] == ["accuracy", "latency"]
+    assert panel.spec["predict"]["known"] == (
+        "With 8 bits, per channel, 76.0 % of the answers are right, and one takes 0.90 ms."
+    )
+    assert panel.spec["predict"]["measured"] == "72.0 % and 0.80 ms (2.00× as fast (1.80–2.40))"
 
 
 def test_a_guess_reveals_the_curves_and_is_kept(guessing, planted):
@@ -249,6 +344,8 @@ def test_a_message_measures_the_chosen_point_again(panel, planted):
     assert "4 bits, per tensor" in text
     assert "accuracy 40.0 % (before 72.0 %)" in text  # right on 3 * 4 of 30 images
     assert f"(before {before.latency.value:.2f} ms)" in text
+    assert text.endswith(" beside 8 bits, per channel, timed in turns just now.")
+    assert ("× as fast (" in text) != ("no difference found in speed" in text)
     assert panel.again["latency"] > 0
     assert panel.again["index"] == planted.points.index(before)
     assert panel.cards == make_cards(before, planted.baseline)  # the sweep stays as it was
@@ -360,6 +457,21 @@ def test_the_picture_is_the_same_for_every_setting(planted, detail):
     assert len(sizes) == 1
     ((width, height),) = sizes
     assert width > height > 100
+
+
+@pytest.mark.parametrize("predict", [None, {"bits": 2, "scheme": "per tensor"}])
+def test_the_picture_shows_the_detail_of_the_prediction_or_the_baseline(
+    planted, monkeypatch, predict
+):
+    drawn = []
+    draw = plots.draw_panel
+    monkeypatch.setattr(
+        plots, "draw_panel", lambda sweep, detail: drawn.append(detail) or draw(sweep, detail)
+    )
+    Panel(planted, "Bits", predict=predict, detail=histogram_at).to_png()
+    (detail,) = drawn
+    expected = predict or planted.against
+    assert detail.title == f"{expected['bits']} bits, {expected['scheme']}"
 
 
 def test_without_a_kernel_the_panel_is_a_picture_and_a_sentence(panel):

@@ -33,7 +33,9 @@ def plant_sweep(*schemes: str) -> Sweep:
         Point(
             setting,
             accuracy=measurement(50.0 + n, "%"),
+            gain=measurement(1.0 + n, "points"),
             latency=measurement(0.1 * (n + 1), "ms"),
+            speed=measurement(1.0 + n, "×"),
             size=measurement(1000.0, "bytes"),
             runtime="planted",
             kernel="planted",
@@ -146,8 +148,10 @@ def test_a_histogram_shows_its_levels_if_they_are_few(levels, drawn):
 
 def test_a_panel_s_picture_shows_accuracy_latency_and_a_detail():
     sweep = plant_sweep("a", "b")
-    figure = plots.draw_panel(sweep, [])
+    figure = plots.draw_panel(sweep, None)
     assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy (%)", "latency (ms)"]
     detail = Histogram("weights", "weight", np.arange(4.0), np.arange(3), np.arange(2.0))
-    figure = plots.draw_panel(sweep, [detail] * 6)
+    figure = plots.draw_panel(sweep, detail)
     assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy (%)", "latency (ms)", "count"]
+    (steps,) = figure.axes[2].patches
+    assert np.array_equal(steps.get_data().values, detail.counts)

@@ -74,13 +74,38 @@ def test_the_report_names_everything():
     save_some_result()
     predicted, solved, open_, board = progress.report().splitlines()
     assert all(
-        word in predicted for word in ("Bits", "4 bits", "80 %", "1.00 ms", "91.3 %", "0.46")
+        word in predicted
+        for word in ("Bits", "4 bits", "80 %", "80 % and 1.00 ms", "91.3 %", "0.46 ms")
     )
     assert "Affine quantization" in solved
     assert ": solved, 3 tries" in solved
     assert "Another" in open_
     assert "not solved yet" in open_
     assert re.search(r"02_quantization: int8, 90\.0 %, 1\.50 ms, 2 KiB", board)
+
+
+def report_of_latency(latency_ms: float) -> str:
+    progress.save_prediction(
+        "Bits",
+        "4 bits",
+        guess={"accuracy": 80.0, "latency": latency_ms},
+        measured={"accuracy": 90.0, "latency": latency_ms},
+    )
+    progress.save_result("02", "int8", accuracy_percent=1, latency_ms=latency_ms, size_bytes=1)
+    return progress.report()
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "said"),
+    [(0.0123, "0.012 ms"), (0.456, "0.46 ms"), (1.04, "1.04 ms"), (17.6, "17.60 ms")],
+)
+def test_latencies_are_told_in_two_or_three_decimals(latency_ms, said):
+    assert report_of_latency(latency_ms).count(f" {said}") == 3
+
+
+@pytest.mark.parametrize("latency_ms", [99.9, 154.0, 2500.0])
+def test_long_latencies_are_told_without_powers_of_ten(latency_ms):
+    assert "e+" not in report_of_latency(latency_ms)
 
 
 def test_one_try_is_not_called_tries():

@@ -15,6 +15,7 @@ from course_utils import quantize
 from course_utils.models import MLP
 from course_utils.quantize import (
     fold_batch_norms,
+    narrow_weights,
     pack_bits,
     quantize_affine,
     quantize_symmetric,
@@ -335,7 +336,9 @@ def test_a_convolution_whose_output_is_used_twice_is_left_alone():
 
 def test_a_convolution_that_is_called_twice_is_left_alone():
     model = give_statistics_(CalledTwice())
-    assert_same_output(model, fold_batch_norms(model), (2, 2, 8, 8))
+    folded = fold_batch_norms(model)
+    assert len(norms_of(folded)) == 2
+    assert_same_output(model, folded, (2, 2, 8, 8))
 
 
 def test_a_batch_norm_before_its_convolution_is_left_alone():
@@ -349,7 +352,26 @@ def test_a_batch_norm_before_its_convolution_is_left_alone():
 def test_a_batch_norm_without_weights_or_statistics_keeps_the_output(options):
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, **options))
     model = give_statistics_(model)
-    assert_same_output(model, fold_batch_norms(model), (2, 2, 5, 5))
+    folded = fold_batch_norms(model)
+    assert len(norms_of(folded)) == (0 if "affine" in options else 1)
+    assert_same_output(model, folded, (2, 2, 5, 5))
+
+
+class NormCalledTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.norm(self.conv2(self.norm(self.conv1(x))))
+
+
+def test_a_batch_norm_that_is_called_twice_is_folded_twice():
+    model = give_statistics_(NormCalledTwice())
+    folded = fold_batch_norms(model)
+    assert norms_of(folded) == []
+    assert_same_output(model, folded, (2, 2, 8, 8))
 
 
 # The weights of a model
@@ -412,6 +434,77 @@ def test_the_layer_of_a_strange_weight_is_named():
     model.layers[1].weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"'layers\.1'.* 1 of 6 values are NaN"):
         quantize_weights(model, 8)
+
+
+def change_in_place(model):
+    model[0].weight.data[0, 0] += 1e-3
+
+
+def replace_parameter(model):
+    model[0].weight = nn.Parameter(2 * model[0].weight.detach())
+
+
+def load_other_weights(model):
+    model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [change_in_place, replace_parameter, load_other_weights])
+def test_integers_of_a_weight_that_was_changed_since_are_refused(change):
+    model = quantize_weights(nn.Sequential(nn.Linear(4, 3)), 4)
+    assert quantized_weights(model).keys() == {"0.weight"}
+    change(model)
+    with pytest.raises(ValueError, match="Layer '0' was changed since it was quantized"):
+        quantized_weights(model)
+    assert quantized_weights(quantize_weights(model, 4)).keys() == {"0.weight"}
+
+
+def test_a_changed_bias_leaves_the_integers_as_they_are():
+    model = quantize_weights(nn.Sequential(nn.Linear(4, 3)), 4)
+    model[0].bias.data += 1
+    assert quantized_weights(model).keys() == {"0.weight"}
+
+
+def test_a_layer_that_is_the_whole_model_is_named_as_its_parameter():
+    model = quantize_weights(nn.Linear(4, 3), 4)
+    assert quantized_weights(model).keys() <= dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_only_wider_weights_are_narrowed(per_channel):
+    wide, narrow, plain = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+    model = nn.Sequential(
+        quantize_weights(nn.Sequential(wide), 8, per_channel),
+        quantize_weights(nn.Sequential(narrow), 5, per_channel),
+        plain,
+    )
+    before = quantized_weights(model)
+    narrowed = narrow_weights(model, 7)
+    after = quantized_weights(narrowed)
+    assert {name: grid.bits for name, grid in after.items()} == {"0.0.weight": 7, "1.0.weight": 5}
+    axis = 0 if per_channel else None
+    expected = quantize_symmetric(before["0.0.weight"].dequantize(), 7, axis)
+    assert torch.equal(after["0.0.weight"].integers, expected.integers)
+    assert torch.equal(after["0.0.weight"].scale, expected.scale)
+    assert torch.equal(narrowed[0][0].weight, expected.dequantize())
+    assert torch.equal(after["1.0.weight"].integers, before["1.0.weight"].integers)
+    assert torch.equal(narrowed[1][0].weight, model[1][0].weight)
+    assert torch.equal(narrowed[2].weight, plain.weight)
+    assert torch.equal(narrowed[0][0].bias, wide.bias)
+
+
+def test_narrowing_does_not_change_the_model(tiny_mlp):
+    model = quantize_weights(tiny_mlp, 8)
+    before = copy.deepcopy(model.state_dict())
+    narrow_weights(model, 7)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert {grid.bits for grid in quantized_weights(model).values()} == {8}
+
+
+def test_a_model_that_was_not_quantized_is_not_narrowed(tiny_mlp):
+    narrowed = narrow_weights(tiny_mlp, 7)
+    assert quantized_weights(narrowed) == {}
+    before = tiny_mlp.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in narrowed.state_dict().items())
 
 
 # Packing

@@ -15,7 +15,7 @@ from torch import nn
 from course_utils import machine, quantize, runtimes
 from course_utils.models import MLP
 from course_utils.quantize import quantize_symmetric, quantize_weights, quantized_weights
-from course_utils.runtimes import Runner, export
+from course_utils.runtimes import Runner, export, onnx_runtime
 
 MODELS = ["tiny_convnet", "tiny_mlp"]
 SCHEMES = [True, False]  # per channel, per tensor
@@ -166,12 +166,25 @@ def test_the_reduced_range_holds_weights_to_7_bits(quantized, images, per_channe
     model = quantized("tiny_mlp", 8, per_channel)
     runner = runtimes.build(model, images, reduce_range=True)
     assert runner.kernel.startswith("int8")
-    assert "7 bits" in runner.remark
+    assert runner.remark == "weights held to 7 bits, so that 16-bit sums cannot overflow"
     constants = graph_that_runs(runner)
     for parameter, weight in quantized_weights(model).items():
         reduced = quantize_symmetric(weight.dequantize(), 7, 0 if per_channel else None)
         assert np.array_equal(constants[f"{parameter}_quantized"], reduced.integers.numpy())
         assert np.abs(constants[f"{parameter}_quantized"]).max() == 2 ** (7 - 1) - 1
+
+
+def test_weights_of_a_reduced_range_ship_as_whole_bytes(built, quantized, images):
+    model = quantized("tiny_mlp", 8)
+    runner = runtimes.build(model, images, reduce_range=True)
+    stored = {item.name: item for item in onnx.load_from_string(runner.artefact).graph.initializer}
+    for parameter, weight in quantized_weights(model).items():
+        tensor = stored[f"{parameter}_quantized"]
+        assert tensor.data_type == onnx.TensorProto.INT8
+        assert numpy_helper.to_array(tensor).shape == weight.integers.shape
+        assert len(tensor.raw_data) == weight.integers.numel()
+        assert not tensor.metadata_props
+    assert runner.size_bytes == built("tiny_mlp", 8).size_bytes
 
 
 def test_fewer_than_8_bits_need_no_reduced_range(built, quantized, images):
@@ -193,6 +206,38 @@ def test_the_kernel_and_the_remark_name_what_runs(built, bits, kernel, told):
     assert runner.kernel.split()[0] == kernel
     assert told in runner.remark
     assert bool(runner.remark) == bool(told)
+
+
+@pytest.mark.parametrize("reduce_range", [True, False])
+@pytest.mark.parametrize("bits", [8, 5])
+def test_the_kernel_is_fp32_if_no_int8_operator_runs(
+    quantized, images, monkeypatch, bits, reduce_range
+):
+    model = quantized("tiny_mlp", bits)
+    monkeypatch.setattr(onnx_runtime, "_operators", lambda artefact: {"Conv": 1})
+    runner = runtimes.build(model, images, reduce_range=reduce_range)
+    assert runner.kernel == "fp32"
+    assert runner.remark == "ONNX Runtime found no int8 kernel for this graph here"
+
+
+@pytest.mark.parametrize("operator", sorted(onnx_runtime.INT8_OPERATORS))
+def test_the_kernel_is_int8_if_any_int8_operator_runs(quantized, images, monkeypatch, operator):
+    monkeypatch.setattr(onnx_runtime, "_operators", lambda artefact: {"Conv": 1, operator: 1})
+    assert runtimes.build(quantized("tiny_mlp", 8), images).kernel == "int8 (U8S8)"
+
+
+@pytest.mark.parametrize("bits", [8, 5, 3])
+def test_the_kernel_it_tells_is_that_of_the_optimised_graph(built, name, bits):
+    runner = built(name, bits)
+    runs_int8 = bool(onnx_runtime.INT8_OPERATORS & runtimes.count_operators(runner).keys())
+    assert runner.kernel == ("int8 (U8S8)" if runs_int8 else "fp32")
+
+
+def test_a_model_whose_weights_were_changed_since_is_refused(quantized, images):
+    model = copy.deepcopy(quantized("tiny_mlp", 5))
+    next(model.parameters()).data.mul_(2)
+    with pytest.raises(ValueError, match="was changed since it was quantized"):
+        runtimes.build(model, images)
 
 
 def test_eager_says_what_it_is(tiny_mlp, images):

@@ -5,14 +5,16 @@ import json
 import os
 import re
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from course_utils import folders, sweep
-from course_utils.measure import measure_accuracy, time_rounds
+from course_utils.measure import find_right, time_rounds
 
 BITS = [2, 4, 8]
 SCHEMES = ["per channel", "per tensor"]
@@ -65,9 +67,17 @@ def cache_file() -> Path:
     return file
 
 
+def line_of(entry: dict) -> str:
+    """Return an undamaged line of a cache."""
+    text = json.dumps(entry)
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
 def entries(kind: str) -> list[dict]:
     """Return the entries of a kind in the cache, which has to be undamaged."""
-    found = [json.loads(line) for line in cache_file().read_text().splitlines() if line]
+    lines = [line for line in cache_file().read_text().splitlines() if line]
+    found = [json.loads(line[9:]) for line in lines]
+    assert lines == [line_of(entry) for entry in found]
     return [entry for entry in found if entry["kind"] == kind]
 
 
@@ -79,9 +89,15 @@ def assert_complete(measured, rounds: int = ROUNDS) -> None:
     for point in measured.points:
         right = RIGHT[point.setting["bits"], point.setting["scheme"]]
         assert point.accuracy.value == pytest.approx(100 * right / 30)
+        assert point.gain.value == pytest.approx(100 * (right - RIGHT[8, "per channel"]) / 30)
         assert point.size.value == 100 * point.setting["bits"]
         assert point.latency.count == rounds * 5
         assert point.latency.value > 0
+        assert point.speed.count == rounds
+        assert 0 < point.speed.low <= point.speed.value <= point.speed.high
+    baseline = measured.baseline
+    assert (baseline.gain.value, baseline.gain.low, baseline.gain.high) == (0, 0, 0)
+    assert (baseline.speed.value, baseline.speed.low, baseline.speed.high) == (1, 1, 1)
 
 
 # What a sweep holds
@@ -98,8 +114,9 @@ def test_a_point_tells_what_ran_and_where_it_was_measured(measure):
     assert point.setting == {"bits": 4, "scheme": "per tensor"}
     assert (point.runtime, point.kernel, point.remark) == ("planted runtime", "4 bits", "")
     assert (point.accuracy.unit, point.latency.unit, point.size.unit) == ("%", "ms", "bytes")
-    assert point.accuracy.count == 30
-    for measurement in (point.accuracy, point.latency, point.size):
+    assert (point.gain.unit, point.speed.unit) == ("points", "×")
+    assert point.accuracy.count == point.gain.count == 30
+    for measurement in (point.accuracy, point.gain, point.latency, point.speed, point.size):
         assert measurement.provenance.kind == "measured"
         assert measurement.provenance.when
 
@@ -158,6 +175,8 @@ def test_a_point_measured_again_is_new(measure, log):
     assert again is not before
     assert again.setting == before.setting
     assert again.accuracy.value == before.accuracy.value
+    assert again.gain.value == before.gain.value == pytest.approx(100 * (12 - 8) / 30)
+    assert again.speed.value > 0
     assert again.latency.value > 0
     assert measured.point(bits=2, scheme="per tensor") is before
 
@@ -184,9 +203,27 @@ def test_points_read_back_are_the_points_measured(measure):
     for new, read in zip(measure().points, measure().points, strict=True):
         assert read.setting == new.setting
         assert (read.runtime, read.kernel, read.remark) == (new.runtime, new.kernel, new.remark)
-        assert (read.latency, read.size) == (new.latency, new.size)
-        assert (read.accuracy.value, read.accuracy.low) == (new.accuracy.value, new.accuracy.low)
-        assert read.accuracy.provenance == new.accuracy.provenance
+        assert (read.latency, read.speed, read.size) == (new.latency, new.speed, new.size)
+        assert (read.accuracy, read.gain) == (new.accuracy, new.gain)
+
+
+def test_the_cache_holds_which_answers_were_right(measure):
+    measure()
+    kept = entries("point")
+    assert [entry["index"] for entry in kept] == list(range(6))
+    for entry, right in zip(kept, RIGHT.values(), strict=True):
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["right"]), np.uint8))
+        assert bits[: entry["images"]].tolist() == [1] * right + [0] * (30 - right)
+
+
+def test_speeds_compare_times_of_the_same_rounds(measure):
+    measured = measure()
+    times_ms = np.stack([turn["times_ms"] for turn in entries("round")], axis=1)
+    assert times_ms.shape == (6, ROUNDS, 5)
+    medians = np.median(times_ms, axis=2)
+    base = measured.points.index(measured.baseline)
+    for point, own in zip(measured.points, medians, strict=True):
+        assert point.speed.value == pytest.approx(np.median(medians[base] / own))
 
 
 def test_other_values_images_or_rounds_are_another_sweep(measure, log, tiny_split):
@@ -218,14 +255,12 @@ def test_interrupted_while_counting_only_the_rest_is_measured(
     measure, log, monkeypatch, capsys, finished
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "measure_accuracy", Interrupting(measure_accuracy, finished))
+        patch.setattr(sweep, "find_right", Interrupting(find_right, finished))
         with pytest.raises(KeyboardInterrupt):
             measure()
     assert f"{finished} of 6 points are kept; run it again to go on" in capsys.readouterr().out
     counted = []
-    monkeypatch.setattr(
-        sweep, "measure_accuracy", lambda *given: counted.append(1) or measure_accuracy(*given)
-    )
+    monkeypatch.setattr(sweep, "find_right", lambda *given: counted.append(1) or find_right(*given))
     assert_complete(measure())
     assert len(counted) == 6 - finished
     assert len(entries("point")) == 6
@@ -245,7 +280,7 @@ def test_interrupted_while_timing_only_the_missing_rounds_are_made(measure, monk
             measure()
     kept = entries("round") if finished else []
     assert len(kept) == finished
-    monkeypatch.setattr(sweep, "measure_accuracy", Interrupting(measure_accuracy, 0))
+    monkeypatch.setattr(sweep, "find_right", Interrupting(find_right, 0))
     assert_complete(measure())  # no accuracy is counted again
     assert entries("round")[:finished] == kept
     assert len(entries("round")) == ROUNDS
@@ -292,6 +327,31 @@ def test_a_cache_cut_off_anywhere_loses_at_most_the_line_that_was_cut(make_runne
             warnings.simplefilter("ignore")
             again = sweep.measure(at, **options)
         assert [p.latency for p in again.points] == [p.latency for p in measured.points]
+
+
+def test_a_changed_byte_anywhere_gives_no_wrong_number(make_runner, tiny_split):
+    options = {"over": {"bits": [2, 4]}, "on": tiny_split, "against": {"bits": 2}, "rounds": 2}
+
+    def at(bits):
+        return make_runner(right=bits)
+
+    sweep.measure(at, **options)
+    content = cache_file().read_bytes()
+    for place in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[place] ^= 1  # a digit becomes another digit
+        cache_file().write_bytes(changed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            measured = sweep.measure(at, **options)
+        assert [point.accuracy.value for point in measured.points] == [200 / 30, 400 / 30]
+        assert [point.gain.value for point in measured.points] == pytest.approx([0, 200 / 30])
+        assert [point.size.value for point in measured.points] == [100, 100]
+        assert [point.latency.count for point in measured.points] == [2 * 5, 2 * 5]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = sweep.measure(at, **options)
+        assert again.points == measured.points
 
 
 @pytest.mark.parametrize(
@@ -346,8 +406,8 @@ def test_bytes_that_are_no_text_do_not_stop_a_sweep(measure):
 def test_a_cache_of_another_machine_is_put_aside(measure, log):
     measure()
     header, *others = cache_file().read_text().splitlines()
-    foreign = json.loads(header) | {"machine": "another one"}
-    cache_file().write_text("\n".join([json.dumps(foreign), *others]) + "\n")
+    foreign = json.loads(header[9:]) | {"machine": "another one"}
+    cache_file().write_text("\n".join([line_of(foreign), *others]) + "\n")
     written = cache_file().read_bytes()
     with pytest.warns(UserWarning, match=r"another machine; it is put aside.*measured anew"):
         assert_complete(measure())
@@ -414,9 +474,7 @@ def test_what_was_written_before_the_disk_was_full_is_used(measure, log):
     built = count_built(log)
     counted = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sweep, "measure_accuracy", lambda *given: counted.append(1) or measure_accuracy(*given)
-        )
+        patch.setattr(sweep, "find_right", lambda *given: counted.append(1) or find_right(*given))
         assert_complete(measure())
     assert len(counted) == 6 - 4
     assert count_built(log) == built + 6  # all are timed

@@ -125,7 +125,6 @@ AFFINE_MISTAKES = [
             for cut in (
                 torch.trunc(x / right[1]) + right[2],
                 torch.floor(x / right[1]) + right[2],
-                torch.trunc(x / right[1] + right[2]),
             )
         ),
         "Some integers are one off: they are cut off, not rounded.",

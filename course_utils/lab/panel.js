@@ -118,7 +118,8 @@ function render({ model, el }) {
     const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
-    parts.push(make("p", { class: "im-note" }, spec.key));
+    const used = spec.key.filter((sign) => "accuracy" in guess || !sign.startsWith("×"));
+    parts.push(make("p", { class: "im-note" }, used.join(" · ")));
 
     const button = make("button", { type: "button", ...KEEP_KEYS }, "Measure this point again");
     const status = make("span", { role: "status" });

@@ -54,10 +54,13 @@ def describe_speed(speed: Measurement) -> str:
 
 def describe_size(size: Measurement, baseline: Measurement) -> str:
     """Return how large a file is beside the baseline's."""
-    ratio = baseline.value / size.value
-    if abs(ratio - 1) < 0.005:
+    larger, smaller = sorted((size.value, baseline.value), reverse=True)
+    if larger == smaller:
         return "the same size"
-    return f"{ratio:.1f}× smaller" if ratio > 1 else f"{1 / ratio:.1f}× larger"
+    word = "smaller" if size.value < baseline.value else "larger"
+    if larger / smaller < 1.05:
+        return f"{100 * (larger / smaller - 1):.1g} % {word}"
+    return f"{larger / smaller:.1f}× {word}"
 
 
 def make_cards(point: Point, baseline: Point) -> list[Card]:

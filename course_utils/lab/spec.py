@@ -100,7 +100,7 @@ def make_spec(
         "provenance": f"{points[0].latency.provenance}; accuracy on"
         f" {points[0].accuracy.count:,} test images; compared with"
         f" {describe_setting(sweep.against)}, the speed with its 95 % interval",
-        "key": " · ".join(key),
+        "key": key,
         "head": [*sweep.knobs, *(card.title for card in cards_of_points[0])],
         "rows": [
             [*map(str, point.setting.values()), *(card.value for card in cards)]

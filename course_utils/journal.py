@@ -7,7 +7,6 @@ breaks off a measurement loses at most the line that was being written.
 import json
 import warnings
 import zlib
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from course_utils.folders import cache_folder
@@ -25,7 +24,7 @@ class Journal:
             key: Names the file; a digest of all that the results depend on.
             machine_id: Of this machine.
         """
-        self.path = cache_folder() / "sweeps" / f"{key}.jsonl"
+        self.path = cache_folder() / "sweeps" / f"{key}.journal"
         self.entries: list[dict[str, Any]] = []
         self._on_disk = True
         self._needs_header = True
@@ -37,9 +36,8 @@ class Journal:
         return [entry for entry in self.entries if entry["kind"] == kind]
 
     def add(self, kind: str, **fields: Any) -> None:
-        """Keep a result. A dataclass among the fields is stored as its fields."""
-        plain = {name: asdict(v) if is_dataclass(v) else v for name, v in fields.items()}  # type: ignore[arg-type]
-        entry = {"kind": kind, **plain}
+        """Keep a result; its fields are plain values that JSON can hold."""
+        entry = {"kind": kind, **fields}
         self.entries.append(entry)
         if self._on_disk:
             self._write(entry)

@@ -63,12 +63,12 @@ def describe() -> Machine:
     import torch  # here, so that a module that only wants the type does not wait for it
 
     can = torch.cpu.get_capabilities()
-    is_arm = str(can["architecture"]).lower() in ("arm64", "aarch64")
-    if is_arm:
+    architecture = str(can.get("architecture") or platform.machine())
+    if architecture.lower() in ("arm64", "aarch64"):
         vectors = "SVE" if can.get("sve") else "NEON"
-        int8 = "dot product (SDOT/UDOT)" if can.get("dotprod") or can.get("neon_dot") else ""
-        if platform.system() == "Darwin":  # every Apple processor since the M1 has it
-            int8 = int8 or "dot product (SDOT/UDOT)"
+        is_apple = platform.system() == "Darwin"  # every one since the M1 has dot products
+        int8 = "dot products of bytes" if can.get("dot") or is_apple else ""
+        int8 = "matrix products of bytes (I8MM)" if can.get("i8mm") else int8
     else:
         vectors = "AVX-512" if can.get("avx512_f") else "AVX2" if can.get("avx2") else "SSE"
         int8 = "VNNI" if can.get("avx512_vnni") or can.get("avx_vnni") else ""
@@ -83,7 +83,7 @@ def describe() -> Machine:
         memory_gib = 0.0
     return Machine(
         cpu=str(can.get("cpu_name") or platform.processor() or "unknown processor"),
-        architecture=str(can["architecture"]),
+        architecture=architecture,
         cores=cores,
         memory_gib=round(memory_gib, 1),
         vector_instructions=vectors,

@@ -73,7 +73,8 @@ def test_this_machine_is_described():
             "AMX and VNNI",
         ),
         ({"architecture": "aarch64"}, "NEON", ""),
-        ({"architecture": "aarch64", "sve": True, "dotprod": True}, "SVE", "dot product"),
+        ({"architecture": "aarch64", "sve": True, "dot": True}, "SVE", "dot products"),
+        ({"architecture": "arm64", "dot": True, "i8mm": True}, "NEON", "matrix products"),
     ],
 )
 def test_the_widest_instructions_are_named(tells, vectors, int8, monkeypatch):

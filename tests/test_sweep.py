@@ -63,7 +63,7 @@ def count_built(log: Path) -> int:
 
 
 def cache_file() -> Path:
-    (file,) = (folders.cache_folder() / "sweeps").glob("*.jsonl")
+    (file,) = (folders.cache_folder() / "sweeps").glob("*.journal")
     return file
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import re
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
@@ -27,6 +28,15 @@ class PanelOnPage:
     def slider(self, name: str) -> Locator:
         return self.root.get_by_role("slider", name=name)
 
+    def steady_box(self, name: str) -> dict[str, float]:
+        """Scroll to a slider and return its place on the page once nothing moves any more."""
+        last, box = None, None
+        while box is None or box != last:
+            self.slider(name).scroll_into_view_if_needed()
+            self.page.wait_for_timeout(300)
+            last, box = box, self.slider(name).bounding_box()
+        return dict(box)
+
     def cards(self) -> list[tuple[str, str, str]]:
         """Return title, value and note of each card, read off the page."""
         found = []
@@ -42,6 +52,7 @@ class PanelOnPage:
         cell.locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")
         expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"))
         self.lab.wait_idle(30)
         setting, cards = ast.literal_eval(cell.locator(".jp-OutputArea-output pre").text_content())
         return setting, cards

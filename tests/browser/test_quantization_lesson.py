@@ -76,9 +76,7 @@ def test_the_choice_works_by_keyboard(panel: PanelOnPage) -> None:
 
 def test_a_drag_with_the_mouse_ends_where_the_mouse_is(panel: PanelOnPage) -> None:
     panel.reveal()
-    panel.slider("bits").scroll_into_view_if_needed()
-    box = panel.slider("bits").bounding_box()
-    assert box
+    box = panel.steady_box("bits")
     middle = box["y"] + box["height"] / 2
     panel.page.mouse.move(box["x"] + box["width"] - 8, middle)
     panel.page.mouse.down()

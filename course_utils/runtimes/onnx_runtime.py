@@ -30,7 +30,7 @@ INT8_OPERATORS = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "Con
 def build(
     model: nn.Module, images: np.ndarray, *, reduce_range: bool | None = None, threads: int = 1
 ) -> Runner:
-    """Return a runner with the fastest kernel here for the width of the model's weights.
+    """Return a runner with the kernel that ONNX Runtime has here for the width of the weights.
 
     Weights of at most 8 bits run in the int8 kernel: static quantization in QDQ format, signed
     weights, activations as unsigned bytes whose ranges are set with the images. Wider weights

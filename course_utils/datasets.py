@@ -64,11 +64,6 @@ class Dataset:
         """All published test images."""
         return self._read("test")
 
-    @property
-    def example(self) -> np.ndarray:
-        """One test image as a batch, (1, 1, height, width): what a latency is measured on."""
-        return self.test.images[:1]
-
     def _read(self, part: str) -> Split:
         with np.load(io.BytesIO(verified.read(f"{self._folder}/{part}.npz"))) as stored:
             images = np.divide(stored["images"][:, None], 255, dtype=np.float32)

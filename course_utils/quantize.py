@@ -115,7 +115,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"The model cannot be traced, so its batch norms cannot be folded: {error}. Its"
             " forward must not branch on the values of tensors."
-        ) from error
+        ) from None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     uses = Counter(node.target for node in calls)
     for node in calls:

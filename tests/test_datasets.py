@@ -84,11 +84,6 @@ def test_the_dataset_names_its_ten_classes(fashion):
     assert fashion.classes[fashion.test.labels[0]] in fashion.classes
 
 
-def test_the_example_is_the_first_test_image_as_a_batch(fashion):
-    assert fashion.example.shape == (1, 1, 28, 28)
-    assert np.array_equal(fashion.example[0], fashion.test.images[0])
-
-
 def test_first_takes_images_with_their_labels(tiny_split):
     three = tiny_split.first(3)
     assert len(three) == 3

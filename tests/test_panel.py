@@ -157,6 +157,11 @@ def test_the_panel_says_where_its_numbers_are_from(panel):
 # The key: all that is drawn is named, and nothing else
 
 
+def test_a_guess_that_nobody_asked_for_is_refused(planted):
+    with pytest.raises(ValueError, match="asks for no prediction"):
+        Panel(planted, "Bits").commit(accuracy=90.0, latency=1.0)
+
+
 def test_the_key_of_two_knobs_names_the_other_choice(panel):
     assert panel.spec["key"] == ["+ measured again", "pale: the other choice"]
 

@@ -107,9 +107,14 @@ class Panel(anywidget.AnyWidget):
         self.chosen = self._indices(wanted)
 
     def commit(self, accuracy: float, latency: float) -> None:
-        """Commit to a guess, in % and ms, and show the curves; the guess is kept."""
-        assert self._predict is not None, "this panel asks for no prediction"
+        """Commit to a guess, in % and ms, and show the curves; the guess is kept.
+
+        Raises:
+            ValueError: The panel was made without ``predict``.
+        """
         point = self._predict
+        if point is None:
+            raise ValueError("This panel asks for no prediction; make it with predict=...")
         self.guess = {"accuracy": accuracy, "latency": latency}
         self.revealed = True
         progress.save_prediction(

@@ -42,7 +42,7 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     except RuntimeError as error:
         raise ValueError(
             f"The model does not accept images of shape {images.shape}: {error}"
-        ) from error
+        ) from None
     structure = _structure(model)
     if structure in _EXPORTED:
         graph = _with_weights(_EXPORTED[structure], model)

@@ -34,6 +34,6 @@ def build_eager(model: nn.Module, images: np.ndarray) -> Runner:
     except RuntimeError as error:
         raise ValueError(
             f"The model does not accept images of shape {images.shape}: {error}"
-        ) from error
+        ) from None
     artefact = save({name: value.contiguous() for name, value in model.state_dict().items()})
     return Runner(run, "PyTorch eager", "fp32", "", artefact, images.shape[1:])

@@ -1,6 +1,7 @@
-"""The claim check of a lesson: what articles say, and this machine's verdict."""
+"""The tables at a lesson's end: what articles say and this machine's verdict; what to choose."""
 
 import html
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,12 +51,43 @@ class ClaimTable:
         )
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            _row("td", claim.text, f"{SIGNS[claim.verdict]} {claim.verdict}", claim.because)
-            for claim in self.claims
-        )
-        head = _row("th", "the claim", "here", "because")
-        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        rows = [(c.text, f"{SIGNS[c.verdict]} {c.verdict}", c.because) for c in self.claims]
+        return _table(("the claim", "here", "because"), rows)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to choose in one case, and the measurement that says so.
+
+    Attributes:
+        case: The machine, the model or the data.
+        choice: What to do then.
+        because: The measurement that the choice rests on.
+    """
+
+    case: str
+    choice: str
+    because: str
+
+
+class DecisionTable:
+    """Decisions as a table in a notebook."""
+
+    def __init__(self, *decisions: Decision) -> None:
+        """Show the decisions in their order."""
+        self.decisions = decisions
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{d.case}: {d.choice} — {d.because}" for d in self.decisions)
+
+    def _repr_html_(self) -> str:
+        rows = [(d.case, d.choice, d.because) for d in self.decisions]
+        return _table(("if you have", "choose", "because here"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = "".join(_row("td", *row) for row in rows)
+    return f"<table><thead>{_row('th', *head)}</thead><tbody>{body}</tbody></table>"
 
 
 def _row(tag: str, *cells: str) -> str:

@@ -93,8 +93,16 @@ def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes
 
 
 def plot_histogram(ax: Axes, histogram: Any) -> Axes:
-    """Draw counts as steps and, if there are few, the levels as vertical lines."""
+    """Draw counts as steps, few levels as vertical lines, and shade what is clipped."""
     ax.stairs(histogram.counts, histogram.edges, fill=True, color="#999999")
+    if histogram.is_log:
+        ax.set(xscale="log", yscale="log", ylim=(0.5, None), xlim=histogram.edges[[0, -1]])
+    if histogram.limits is not None:
+        left, right = ax.get_xlim()
+        low, high = np.clip(histogram.limits, left, right)
+        for start, end in ((left, low), (high, right)):
+            ax.axvspan(start, end, color="#D55E00", alpha=0.25, linewidth=0)
+        ax.set_xlim(left, right)
     if len(histogram.levels) <= 64:
         ax.vlines(histogram.levels, 0, histogram.counts.max(), color="#0072B2", linewidth=0.7)
     ax.set_title(histogram.title.replace(", ", "\n", 1), fontsize="medium")

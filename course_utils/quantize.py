@@ -87,6 +87,28 @@ def quantize_affine(tensor: Tensor, bits: int, channel_axis: int | None = None) 
     return QuantizedTensor(integers.int(), scale, zero_point.int(), bits)
 
 
+def quantize_bias(bias: Tensor, input_scale: float, weight: QuantizedTensor) -> QuantizedTensor:
+    """Return the bias on the grid of the products that it is added to: 32 bits, zero point 0.
+
+    A product of an input's integer with a weight's stands for ``input_scale * weight.scale``
+    times as much; with that as its step a bias is added to the sum of products as it is
+    (Jacob et al., 2018, arXiv 1712.05877, section 2.4).
+
+    Args:
+        bias: (channels out,) real numbers.
+        input_scale: Step of the layer's input.
+        weight: Of the same layer, with one scale or one for each output channel.
+
+    Raises:
+        ValueError: A bias is so large beside the step that 32 bits cannot hold it.
+    """
+    scale = (input_scale * weight.scale).reshape(-1)  # (1,) or (channels out,)
+    integers = torch.round(bias.double() / scale)
+    if integers.abs().max() >= 2 ** (FLOAT_BITS - 1):
+        raise ValueError("A bias does not fit into 32 bits: the weights of its channel are tiny.")
+    return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), FLOAT_BITS)
+
+
 def sqnr_db(tensor: Tensor, approximation: Tensor) -> float:
     """Return the signal-to-quantization-noise ratio in decibels: infinite where equal.
 

@@ -1,5 +1,5 @@
-"""Checks of the exercises: one module a lesson."""
+"""Checks of the exercises: a module for each subject."""
 
-from course_utils.checks import quantization
+from course_utils.checks import calibration, quantization
 
-__all__ = ["quantization"]
+__all__ = ["calibration", "quantization"]

@@ -131,3 +131,94 @@ AFFINE_MISTAKES = [
         "`int()`, `floor` and `//` all cut off. Rounding halves the largest error.",
     ),
 ]
+
+
+def check_channel_scales(attempt: Callable[[Tensor, int], Tensor]) -> Outcome:
+    """Check a function that returns the scale of each output channel, symmetric quantization.
+
+    Args:
+        attempt: Takes a weight (channels out, ...) and a width in bits; returns (channels out,).
+    """
+    ramp = torch.linspace(-1, 0.7, 24).reshape(3, 2, 2, 2)
+    cases = [
+        (ramp * torch.tensor([4.0, 1.0, 0.1])[:, None, None, None], 4),
+        (torch.tensor([[0.5, -2.0], [0.25, 0.125], [-0.1, 0.05], [3.0, 1.0]]), 8),
+        (torch.tensor([[0.5, -2.0], [0.0, 0.0]]), 3),  # nothing to divide by in one channel
+    ]
+    return judge(
+        "A scale for each channel", attempt, _channel_scales, cases, _same_scales, SCALE_MISTAKES
+    )
+
+
+def _channel_scales(weight: Tensor, bits: int) -> Tensor:
+    return quantize.quantize_symmetric(weight, bits, channel_axis=0).scale.flatten()
+
+
+def _same_scales(given: Any, right: Tensor) -> bool:
+    given = torch.as_tensor(given).float()
+    return given.shape == right.shape and torch.allclose(given, right, rtol=1e-4)
+
+
+def _are(given: Any, scales: Tensor) -> bool:
+    """Return whether the scales are these, in whatever shape."""
+    given = torch.as_tensor(given).float().flatten()
+    return given.shape == scales.shape and torch.allclose(given, scales, rtol=1e-4)
+
+
+SCALE_MISTAKES = [
+    Mistake(
+        "one scale for all",
+        lambda given, right, w, bits: len(set(torch.as_tensor(given).flatten().tolist())) == 1,
+        "All channels have the same scale: this is the per-tensor scheme.",
+        "Take the largest weight of each output channel by itself; `amax` has a `dim`.",
+    ),
+    Mistake(
+        "input channels",
+        lambda given, right, w, bits: _are(
+            given, _channel_scales(w.transpose(0, 1).contiguous(), bits)
+        ),
+        "These are the scales of the input channels.",
+        "Output channels are the first axis: keep axis 0 and reduce over all the others.",
+    ),
+    Mistake(
+        "wrong shape",
+        lambda given, right, w, bits: (
+            _are(given, right) or torch.as_tensor(given).shape != right.shape
+        ),
+        "The scales should have the shape (channels out,): one number for each.",
+        "`weight.flatten(1)` has one row for each output channel.",
+    ),
+    Mistake(
+        "channel of zeros",
+        lambda given, right, w, bits: torch.allclose(
+            torch.as_tensor(given).float()[w.flatten(1).any(1)],
+            right[w.flatten(1).any(1)],
+            rtol=1e-4,
+        ),
+        "A channel of zeros has a scale that nothing can be divided by.",
+        "Give it the scale 1; `torch.where` chooses element by element.",
+    ),
+    Mistake(
+        "signs forgotten",
+        lambda given, right, w, bits: _are(given, w.flatten(1).amax(1) / (2 ** (bits - 1) - 1)),
+        "A channel whose largest weight is negative gets too small a scale.",
+        "Take absolute values before the largest.",
+    ),
+    Mistake(
+        "affine",
+        lambda given, right, w, bits: _are(
+            given, (w.flatten(1).amax(1) - w.flatten(1).amin(1)) / (2**bits - 1)
+        ),
+        "This is the step of affine quantization, from the smallest to the largest weight.",
+        "Symmetric: the largest absolute weight stands for the largest integer.",
+    ),
+    Mistake(
+        "wrong largest integer",
+        lambda given, right, w, bits: any(
+            _are(given, w.flatten(1).abs().amax(1) / number)
+            for number in (2 ** (bits - 1), 2**bits - 1, 2**bits, bits)
+        ),
+        "The largest weight is right, the integer that it is divided by is not.",
+        "4 bits, symmetric: the integers run from -7 to 7.",
+    ),
+]

@@ -1,7 +1,9 @@
 """The interactive part of a lesson: a panel over measured points, and a quiz."""
 
+from course_utils.lab.bits import BitView
 from course_utils.lab.panel import Panel
 from course_utils.lab.quiz import Question, Quiz
+from course_utils.lab.readouts import Card
 from course_utils.lab.spec import Histogram
 
-__all__ = ["Histogram", "Panel", "Question", "Quiz"]
+__all__ = ["BitView", "Card", "Histogram", "Panel", "Question", "Quiz"]

@@ -180,7 +180,7 @@ function render({ model, el }) {
     input.addEventListener("input", () => choose(k, Number(input.value)));
     const set = (value, said) => {
       input.value = value;
-      shown.textContent = `${knob.values[value]} ${knob.name}`;
+      shown.textContent = knob.shown[value];
       input.setAttribute("aria-valuetext", said);
     };
     return { set, node: make("div", { class: "im-knob" }, make("label", { for: input.id }, knob.name), input, shown) };
@@ -250,16 +250,18 @@ function render({ model, el }) {
 
   // The picture of the chosen point: counts as bars, and the levels that values can take.
   function histogram() {
-    const { bins, levels, low, high, most, axis, titles } = spec.detail;
-    const ticks = spec.detail.ticks.map((at) => ({ at, label: String(Number(at.toPrecision(3))) }));
+    const { bins, levels, low, high, most, axis, titles, ticks } = spec.detail;
     const height = 344;
     const x = { low, high, ticks, title: axis };
     const { svg, px, py } = frame(titles[0], height, x, { low: 0, high: most * 1.05, ticks: [] });
     const bars = make("path", { class: "im-bars" });
     const marks = make("path", { class: "im-levels" });
-    svg.append(bars, marks);
+    const clipped = make("path", { class: "im-clipped" });
+    svg.append(bars, marks, clipped);
     const firstCount = spec.points.length * 6;
     const firstLevel = firstCount + spec.points.length * bins;
+    const firstLimit = firstLevel + spec.points.length * levels;
+    const inside = (value) => Math.min(Math.max(value, low), high);
     const width = (px(high) - px(low)) / bins;
     function set(index) {
       let [path, lines] = ["", ""];
@@ -271,6 +273,13 @@ function render({ model, el }) {
         const level = numbers[firstLevel + index * levels + n];
         if (level >= low && level <= high) lines += `M${px(level).toFixed(1)},${py(0)}V${TOP}`;
       }
+      let shaded = "";
+      if (!Number.isNaN(numbers[firstLimit + index * 2])) {
+        const [from, to] = [0, 1].map((end) => px(inside(numbers[firstLimit + index * 2 + end])));
+        for (const [start, end] of [[px(low), from], [to, px(high)]])
+          if (end > start) shaded += `M${start.toFixed(1)},${py(0)}V${TOP}H${end.toFixed(1)}V${py(0)}Z`;
+      }
+      clipped.setAttribute("d", shaded);
       bars.setAttribute("d", path);
       marks.setAttribute("d", lines);
       svg.querySelector(".im-title").textContent = titles[index];

@@ -55,6 +55,7 @@ class Panel(anywidget.AnyWidget):
         *,
         predict: dict[str, Any] | None = None,
         detail: Callable[..., Histogram] | None = None,
+        readout: Callable[..., Card] | None = None,
     ) -> None:
         """Show a sweep.
 
@@ -64,6 +65,7 @@ class Panel(anywidget.AnyWidget):
             predict: A setting whose accuracy and latency the learner guesses before the curves
                 are shown; None: they are shown at once.
             detail: Takes a setting's values by name and returns its picture.
+            readout: Takes them and returns one card more, of the same title for all settings.
 
         Raises:
             ValueError: ``predict`` is not a setting of the sweep.
@@ -71,6 +73,9 @@ class Panel(anywidget.AnyWidget):
         self._sweep = sweep
         self._name = name
         self._cards = [make_cards(point, sweep.baseline) for point in sweep.points]
+        if readout:
+            for cards, point in zip(self._cards, sweep.points, strict=True):
+                cards.append(readout(**point.setting))
         self._details = [detail(**point.setting) for point in sweep.points] if detail else []
         self._measuring = threading.Lock()
         self._cell = _RunningCell()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from course_utils.sweep import Point, Sweep
 
 MOST_LEVELS = 64
+MOST_CHOICES = 4  # more words than these stand on a slider
 ENDS = ("value", "low", "high")
 
 
@@ -35,6 +36,8 @@ class Histogram:
         edges: (bins + 1,) the same for all settings of a panel.
         counts: (bins,).
         levels: Values that a number can be rounded to; drawn if there are 64 or fewer.
+        limits: What lies outside of these two is clipped, and shaded; None: nothing is.
+        is_log: Draw both axes in powers of ten; the edges have to be positive then.
     """
 
     title: str
@@ -42,24 +45,40 @@ class Histogram:
     edges: np.ndarray
     counts: np.ndarray
     levels: np.ndarray
+    limits: tuple[float, float] | None = None
+    is_log: bool = False
+
+    def heights(self) -> np.ndarray:
+        """Return how high each bar is drawn: (bins,)."""
+        return np.log10(1 + self.counts) if self.is_log else self.counts
+
+    def place(self, values: Any) -> np.ndarray:
+        """Return where values lie along the axis; what a logarithm cannot show is at its end."""
+        if not self.is_log:
+            return np.asarray(values, float)
+        places: np.ndarray = np.log10(np.maximum(values, self.edges[0]))
+        return places
 
 
 def pack_numbers(sweep: Sweep, details: Sequence[Histogram]) -> bytes:
-    """Return one float32 buffer: curves (points, 6), counts (points, bins), levels (points, 64).
+    """Return one float32 buffer: curves, heights of bars, levels, limits; a row for each point.
 
-    A curve's six are value, low and high of the accuracy, then of the latency. Rows of levels
-    are filled up with NaN.
+    A curve's six are value, low and high of the accuracy, then of the latency. Rows of 64 levels
+    are filled up with NaN; the two limits are NaN where there are none.
     """
     curves = [
         [getattr(metric, end) for metric in (point.accuracy, point.latency) for end in ENDS]
         for point in sweep.points
     ]
-    counts = [detail.counts for detail in details]
+    heights = [detail.heights() for detail in details]
+    limits = np.full((len(details), 2), np.nan)
     levels = np.full((len(details), MOST_LEVELS), np.nan)
-    for row, detail in zip(levels, details, strict=True):
+    for row, ends, detail in zip(levels, limits, details, strict=True):
         if len(detail.levels) <= MOST_LEVELS:
-            row[: len(detail.levels)] = detail.levels
-    parts = [np.ravel(part).astype(np.float32) for part in (curves, counts, levels)]
+            row[: len(detail.levels)] = detail.place(detail.levels)
+        if detail.limits is not None:
+            ends[:] = detail.place(detail.limits)
+    parts = [np.ravel(part).astype(np.float32) for part in (curves, heights, levels, limits)]
     return np.concatenate(parts).tobytes()
 
 
@@ -77,13 +96,17 @@ def make_spec(
         key.append("pale: the other choice")
     if any(0 < len(detail.levels) <= MOST_LEVELS for detail in details):
         key.append("vertical lines: the values that a number can take")
+    if any(detail.limits is not None for detail in details):
+        key.append("shaded: outside of the range, clipped")
     return {
         "name": name,
         "knobs": [
             {
                 "name": knob,
                 "values": [str(value) for value in values],
-                "isChoice": all(isinstance(value, str) for value in values),
+                "shown": [describe_setting({knob: value}) for value in values],
+                "isChoice": len(values) <= MOST_CHOICES
+                and all(isinstance(value, str) for value in values),
             }
             for knob, values in sweep.knobs.items()
         ],
@@ -115,16 +138,21 @@ def _said(point: Point, cards: Sequence[Card]) -> str:
 
 
 def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
-    low, high = float(details[0].edges[0]), float(details[0].edges[-1])
+    first = details[0]
+    low, high = map(float, first.place(first.edges[[0, -1]]))
+    ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
     return {
         "titles": [detail.title for detail in details],
-        "axis": details[0].axis,
-        "bins": len(details[0].counts),
+        "axis": first.axis,
+        "bins": len(first.counts),
         "levels": MOST_LEVELS,
         "low": low,
         "high": high,
-        "most": float(max(detail.counts.max() for detail in details)),
-        "ticks": [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high],
+        "most": float(max(detail.heights().max() for detail in details)),
+        "ticks": [
+            {"at": float(tick), "label": f"{10**tick if first.is_log else tick:.3g}"}
+            for tick in ticks
+        ],
     }
 
 

@@ -1,7 +1,18 @@
 """Ways to run a model, behind one interface: each ``build`` returns a ``Runner``."""
 
-from course_utils.runtimes.onnx_runtime import build, count_operators
+try:
+    from course_utils.runtimes.onnx_int8 import observe_activations
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}. The lessons run their networks in ONNX Runtime; `make setup` installs it, or"
+        " `pip install onnxruntime onnx onnxscript` in the environment of this notebook.",
+        name=error.name,
+    ) from None
+from course_utils.runtimes.onnx_runtime import build, build_weight_only, load, profile_operators
 from course_utils.runtimes.runner import Runner
 from course_utils.runtimes.torch_eager import build_eager
 
-__all__ = ["Runner", "build", "build_eager", "count_operators"]
+__all__ = [
+    "Runner", "build", "build_eager", "build_weight_only", "load", "observe_activations",
+    "profile_operators",
+]  # fmt: skip

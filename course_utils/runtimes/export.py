@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,15 +17,16 @@ from torch import fx, nn
 
 from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
-_EXPORTED: dict[str | None, onnx.ModelProto] = {}
+_EXPORTED: dict[str, onnx.ModelProto] = {}
+MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**24  # how many graphs are kept, and of how many bytes
 
 
 def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     """Return the model as an ONNX graph from "images" to "logits", with any batch size.
 
-    An export takes about a second. A traced model (``torch.fx``, which is what
-    ``quantize.fold_batch_norms`` returns) is exported once for each structure; later its
-    weights are put into that graph, and the graph is used if it computes what the model does.
+    An export takes about a second. A model that ``torch.fx`` can trace is exported once for each
+    structure; later its weights are put into that graph, and the graph is used if it computes
+    what the model does.
 
     Args:
         model: Takes float32 images and returns logits.
@@ -44,7 +46,7 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
             f"The model does not accept images of shape {images.shape}: {error}"
         ) from None
     structure = _structure(model)
-    if structure in _EXPORTED:
+    if structure is not None and structure in _EXPORTED:
         graph = _with_weights(_EXPORTED[structure], model)
         if _computes(graph, example.numpy(), logits.numpy()):
             return graph
@@ -63,8 +65,10 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     if not _computes(graph, example.numpy(), logits.numpy()):
         raise ValueError("The exported graph does not compute what the model computes.")
     kept = {initializer.name for initializer in graph.graph.initializer}
-    if structure is not None and kept >= set(model.state_dict()):  # none was optimised away
-        _EXPORTED.clear()  # the structure in use now is the one that comes again
+    is_whole = kept >= set(model.state_dict())  # no weight was optimised away
+    if structure is not None and is_whole and graph.ByteSize() <= LARGEST_EXPORTED:
+        while len(_EXPORTED) >= MOST_EXPORTED:
+            del _EXPORTED[next(iter(_EXPORTED))]  # the oldest
         _EXPORTED[structure] = graph
     return graph
 
@@ -133,11 +137,13 @@ def unpack(content: bytes) -> onnx.ModelProto:
 
 
 def _structure(model: nn.Module) -> str | None:
-    """Return all that determines a traced model's graph, but for the values of its weights."""
-    if not isinstance(model, fx.GraphModule):
+    """Return all that determines a model's graph, but for the values of its weights."""
+    try:
+        traced = fx.symbolic_trace(model)
+    except Exception:  # a forward that branches on values, for instance: export it each time
         return None
     shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-    return f"{model.code}{model}{shapes}"
+    return f"{traced.code}{traced}{shapes}"
 
 
 def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
@@ -151,9 +157,34 @@ def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
 
 
 def _computes(graph: onnx.ModelProto, images: np.ndarray, logits: np.ndarray) -> bool:
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
-    computed = session.run(None, {"images": images})[0]
+    computed = open_session(graph).run(None, {"images": images})[0]
     return np.allclose(computed, logits, rtol=1e-3, atol=1e-3 * float(np.abs(logits).max()))
+
+
+def open_session(
+    graph: onnx.ModelProto,
+    *,
+    threads: int = 1,
+    optimise: bool = True,
+    optimised_file: Path | None = None,
+    profile: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """Return a session whose threads sleep while they wait, so that they disturb no timing."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimised_file is not None:
+        options.optimized_model_filepath = str(optimised_file)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 @contextlib.contextmanager

@@ -1,54 +1,67 @@
-"""ONNX Runtime: the graph optimised as a whole, in float32 or with its int8 kernels."""
+"""ONNX Runtime: the graph optimised as a whole, in float32 or with its integer kernels."""
 
+import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
-import onnxruntime
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 from torch import nn
 
 from course_utils import machine, quantize
-from course_utils.quantize import QuantizedTensor
-from course_utils.runtimes.export import export_onnx, pack, quiet, unpack, without_notes
+from course_utils.calibrate import Range
+from course_utils.runtimes import onnx_int8
+from course_utils.runtimes.export import export_onnx, open_session, pack, unpack
 from course_utils.runtimes.runner import Runner
 
 NAME = "ONNX Runtime"
 CALIBRATION_IMAGES = 200
 REDUCED_BITS = 7
-INT8_OPERATORS = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger"}
+INT8_OPERATORS = {
+    "QLinearConv", "QLinearMatMul", "QGemm",
+    "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+}  # fmt: skip
+FLOAT_OPERATORS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 
 
 def build(
-    model: nn.Module, images: np.ndarray, *, reduce_range: bool | None = None, threads: int = 1
+    model: nn.Module,
+    images: np.ndarray,
+    *,
+    arithmetic: Literal["U8S8", "S8S8", "dynamic"] = "U8S8",
+    ranges: Mapping[str, Range] | None = None,
+    reduce_range: bool | None = None,
+    threads: int = 1,
 ) -> Runner:
     """Return a runner with the kernel that ONNX Runtime has here for the width of the weights.
 
-    Weights of at most 8 bits run in the int8 kernel: static quantization in QDQ format, signed
-    weights, activations as unsigned bytes whose ranges are set with the images. Wider weights
-    have no kernel of their own: they are turned back into float32 when the file is loaded.
+    Weights of at most 8 bits run in the int8 kernel: *static* quantization in QDQ format, signed
+    weights, activations as unsigned (U8S8) or signed bytes (S8S8) whose ranges are set before,
+    or *dynamic*, with ranges that are computed for every input. Wider weights have no kernel of
+    their own: they are turned back into float32 when the file is loaded.
 
     Args:
         model: As it is, or from ``quantize.quantize_weights``.
-        images: A batch (n, ...) float32 of the images that it takes, to calibrate on.
+        images: A batch (n, ...) float32 of the images that it takes.
+        arithmetic: How activations become bytes, if the weights have at most 8 bits.
+        ranges: Of each activation, see ``observe_activations``; None: from the smallest to the
+            largest value over the first 200 of the images.
         reduce_range: Hold 8-bit weights to 7 bits, so that the kernel's 16-bit sums of two
             products cannot overflow; None: where this machine's kernel would overflow.
         threads: How many threads share one call.
 
     Raises:
-        ValueError: The model does not accept these images, or they are unfit to calibrate on.
+        ValueError: The model does not accept these images, they are unfit to calibrate on, or
+            the ranges are of another model.
     """
-    _check_calibration(images)
     weights = quantize.quantized_weights(model)
     bits = max((weight.bits for weight in weights.values()), default=quantize.FLOAT_BITS)
+    is_calibrated_here = bits <= 8 and arithmetic != "dynamic" and ranges is None
+    onnx_int8.check_calibration(images, onnx_int8.PIXELS if is_calibrated_here else None)
     remark, packed = "", weights
     if reduce_range is None:
         reduce_range = machine.int8_sums_overflow()
@@ -57,116 +70,147 @@ def build(
         weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
         remark = "weights held to 7 bits, so that 16-bit sums cannot overflow"
     graph = export_onnx(model, images)
-    if bits <= 8:
-        graph = _quantize_graph(graph, weights, images)
-        kernel = "int8 (U8S8)"
-        if bits < 8:
-            remark = f"no {bits}-bit kernel here: its integers ran in the int8 kernel"
+    if bits > 8:
+        remark = f"no {bits}-bit kernel here: its weights ran as fp32" if weights else ""
+        return replace(load(pack(graph, packed), threads=threads), kernel="fp32", remark=remark)
+    if arithmetic == "dynamic":
+        graph, packed = onnx_int8.quantize_dynamic_graph(graph, reduce_range=reduce_range), {}
     else:
-        kernel = "fp32"
-        if weights:
-            remark = f"no {bits}-bit kernel here: its weights ran as fp32"
-    artefact = pack(graph, packed)
-    session = open_session(unpack(artefact), threads=threads)
-    if bits <= 8 and not INT8_OPERATORS & set(_operators(artefact)):
-        kernel, remark = "fp32", "ONNX Runtime found no int8 kernel for this graph here"
+        if ranges is None:
+            ranges = onnx_int8.find_extremes(graph, images[:CALIBRATION_IMAGES])
+        graph = onnx_int8.quantize_static_graph(graph, weights, ranges, arithmetic)
+    if bits < 8:
+        remark = f"no {bits}-bit kernel here: its integers ran in the int8 kernel"
+    runner = load(pack(graph, packed), threads=threads)
+    in_int8, in_fp32 = (
+        sum(count for name, count in runner.operators.items() if name in kind)
+        for kind in (INT8_OPERATORS, FLOAT_OPERATORS)
+    )
+    if in_fp32:
+        remark = f"only {in_int8} of {in_int8 + in_fp32} layers ran in int8, the others in fp32"
+    if not in_int8:
+        remark = "ONNX Runtime found no int8 kernel for this graph here"
+        return replace(runner, kernel="fp32", remark=remark)
+    return replace(runner, kernel=f"int8 ({arithmetic})", remark=remark)
+
+
+def build_weight_only(
+    model: nn.Module,
+    images: np.ndarray,
+    bits: int,
+    *,
+    block: int = 32,
+    accuracy_level: int = 4,
+    as_exported: bool = False,
+    threads: int = 1,
+) -> Runner:
+    """Return a runner whose matrices have 8, 4 or 2 bits a weight; activations stay float32.
+
+    ONNX Runtime's MatMulNBits kernel unpacks the weights while it multiplies. Convolutions are
+    left as they are.
+
+    Args:
+        model: With ``nn.Linear`` layers; its weights are rounded here, block by block.
+        images: A batch (n, ...) float32 of what it takes; only its shape is used.
+        bits: 2, 4 or 8.
+        block: How many weights share a scale: a power of two from 16 on.
+        accuracy_level: What the kernel computes in: 4 is int8, 0 (ONNX Runtime's default) fp32.
+        as_exported: Leave a linear layer with bias the Gemm that it is exported as; the
+            quantizer passes over it without a word then.
+        threads: How many threads share one call.
+
+    Raises:
+        ValueError: There is no kernel for this width, or the model does not accept the images.
+    """
+    graph = export_onnx(model, images)
+    if not as_exported:
+        graph = onnx_int8.gemm_to_matmul(graph)
+    graph = onnx_int8.quantize_matrices(graph, bits, block=block, accuracy_level=accuracy_level)
+    runner = load(graph.SerializeToString(), threads=threads)
+    if "MatMulNBits" not in runner.operators:
+        remark = "there is no matrix in this graph that the kernel could take"
+        return replace(runner, kernel="fp32", remark=remark)
+    return replace(runner, kernel=f"{bits}-bit weights (MatMulNBits)")
+
+
+def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
+    """Return a runner for an ONNX file, for instance the artefact of another runner.
+
+    Args:
+        content: The file, with one input of float32 images and one output of logits.
+        optimise: Whether ONNX Runtime may fuse and replace operators. A quantized file whose
+            operators are not fused runs in fp32 on rounded values: that simulates its integers.
+        threads: How many threads share one call.
+
+    Raises:
+        ValueError: This is no ONNX file, or one that ONNX Runtime cannot run, because of its
+            opset for instance.
+    """
+    try:
+        graph = unpack(content)
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            session = open_session(
+                graph, threads=threads, optimise=optimise, optimised_file=optimised
+            )
+            nodes = onnx.load(optimised).graph.node
+    except Exception as error:  # protobuf and ONNX Runtime raise classes of their own
+        raise ValueError(_why_not(content, error)) from None
+    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
+        raise ValueError("A model of this course has one input and one output; this one has more.")
+    (given,) = session.get_inputs()
 
     def run(batch: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = session.run(None, {"images": batch})[0]
+        logits: np.ndarray = session.run(None, {given.name: batch})[0]
         return logits
 
-    return Runner(run, NAME, kernel, remark, artefact, images.shape[1:])
+    operators = dict(Counter(node.op_type for node in nodes).most_common())
+    kernel = "int8" if INT8_OPERATORS & set(operators) else "fp32"
+    return Runner(run, NAME, kernel, "", content, tuple(given.shape[1:]), operators)
 
 
-def open_session(
-    graph: onnx.ModelProto, *, threads: int = 1, optimised_file: Path | None = None
-) -> onnxruntime.InferenceSession:
-    """Return a session whose threads sleep while they wait, so that they disturb no timing."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if optimised_file is not None:
-        options.optimized_model_filepath = str(optimised_file)
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+def profile_operators(runner: Runner, images: np.ndarray, runs: int = 30) -> dict[str, float]:
+    """Return the milliseconds that one call spends in each kind of operator, most first.
 
-
-def count_operators(runner: Runner) -> dict[str, int]:
-    """Return how often each operator stands in the graph that ONNX Runtime really runs.
-
-    The graph is read back after all of the runtime's optimisations on this machine.
+    The median over the runs of ONNX Runtime's own profile, on one thread, of the optimised graph.
 
     Raises:
         ValueError: The runner belongs to another runtime.
     """
     if runner.runtime != NAME:
-        raise ValueError(f"Only a runner of {NAME} can tell its operators, not {runner.runtime}.")
-    return _operators(runner.artefact)
-
-
-def _operators(artefact: bytes) -> dict[str, int]:
+        raise ValueError(f"Only a runner of {NAME} has operators to profile: {runner.runtime}.")
     with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        open_session(unpack(artefact), optimised_file=optimised)
-        nodes = onnx.load(optimised).graph.node
-    return dict(Counter(node.op_type for node in nodes).most_common())
+        session = open_session(unpack(runner.artefact), profile=Path(folder) / "profile")
+        (given,) = session.get_inputs()
+        for _ in range(runs):
+            session.run(None, {given.name: images})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, list[float]] = {}  # node -> microseconds of each run
+    kinds = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times.setdefault(event["name"], []).append(event["dur"])
+            kinds[event["name"]] = event["args"]["op_name"]
+    totals: Counter[str] = Counter()
+    for node, durations in times.items():
+        totals[kinds[node]] += float(np.median(durations)) / 1000  # type: ignore[assignment]
+    return dict(totals.most_common())
 
 
-class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]  # an untyped base
-    """Feeds images to ONNX Runtime's calibration, in batches."""
-
-    def __init__(self, images: np.ndarray, batch: int = 10) -> None:
-        self._batches: Iterator[np.ndarray] = iter(
-            images[start : start + batch] for start in range(0, len(images), batch)
-        )
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
-
-
-def _quantize_graph(
-    graph: onnx.ModelProto, weights: dict[str, QuantizedTensor], images: np.ndarray
-) -> onnx.ModelProto:
-    """Return the graph in QDQ format, its weights on exactly the given grids."""
-    overrides = {}
-    for name, weight in weights.items():
-        scales = weight.scale.numpy().reshape(-1)
-        per_channel = {"axis": 0} if weight.scale.ndim else {}
-        overrides[name] = [
-            {
-                "quant_type": QuantType.QInt8,
-                "scale": np.array(scale, np.float32),
-                "zero_point": np.array(0, np.int8),
-                **per_channel,
-            }
-            for scale in scales
-        ]
-    untouched = onnx.ModelProto()  # quantize_static moves the weights of what it is given
-    untouched.CopyFrom(graph)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        quantized = Path(folder) / "quantized.onnx"
-        quantize_static(
-            untouched,
-            quantized,
-            _CalibrationImages(images[:CALIBRATION_IMAGES]),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            extra_options={"TensorQuantOverrides": overrides},
-        )
-        return without_notes(onnx.load(quantized))
-
-
-def _check_calibration(images: np.ndarray) -> None:
-    if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
-        raise ValueError(
-            "Calibration takes a batch of float32 images, (n, ...) with n of 1 or more; it was"
-            f" given {images.dtype} of shape {images.shape}."
-        )
-    if not np.isfinite(images).all():
-        raise ValueError("The calibration images hold NaN or infinite values.")
+def _why_not(content: bytes, error: Exception) -> str:
+    """Say why a file cannot be run, and what can be done."""
+    try:
+        graph = onnx.load_from_string(content)
+        opset = next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx"))
+    except Exception:
+        return f"This is no ONNX file ({len(content)} bytes); is it complete?"
+    newest = onnx.defs.onnx_opset_version()
+    advice = (
+        f" It is written in opset {opset} (format version {graph.ir_version}); the onnx package"
+        f" here knows opsets up to {newest}. Export it again with an older one."
+        if opset > newest or graph.ir_version > onnx.IR_VERSION
+        else f" It is written in opset {opset}; ONNX Runtime supports 7 and later."
+        if opset < 7
+        else ""
+    )
+    return f"ONNX Runtime cannot run this file.{advice} It says: {str(error)[:200]}"

@@ -1,7 +1,7 @@
 """What every runtime returns: something that runs, and knows what it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +17,8 @@ class Runner:
         remark: What a reader should know about the kernel; may be empty.
         artefact: The bytes that would be shipped to run this model elsewhere.
         image_shape: Shape of one input image.
+        operators: How often each operator stands in the graph that really runs, after all of
+            the runtime's optimisations on this machine; empty where the runtime does not tell.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
@@ -25,6 +27,7 @@ class Runner:
     remark: str
     artefact: bytes
     image_shape: tuple[int, ...]
+    operators: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of a batch.

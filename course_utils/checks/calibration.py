@@ -1,0 +1,106 @@
+"""Checks of the exercise on ranges of activations in lesson 02."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.checks.outcome import Mistake, Outcome, judge
+
+
+def check_upper_end(attempt: Callable[[Tensor, int], float]) -> Outcome:
+    """Check a function that finds the upper end of a range with the least squared error.
+
+    Args:
+        attempt: Takes non-negative float32 values and a width in bits; returns one of the 100
+            upper ends 1 %, 2 %, ... of the largest value.
+    """
+    cases = [
+        (10 * torch.linspace(0, 1, 1001) ** 6, 3),
+        (torch.cat([torch.linspace(0, 1, 500), torch.tensor([20.0])]), 4),
+        (torch.linspace(0, 3, 300), 8),
+    ]
+    return judge("The best range", attempt, _upper_end, cases, _same_end, END_MISTAKES)
+
+
+def _upper_end(values: Tensor, bits: int) -> float:
+    return _search(values, 2**bits - 1, lambda off, is_inside: off.square().mean())
+
+
+def _search(
+    values: Tensor, largest_integer: int, error: Callable[[Tensor, Tensor], Tensor]
+) -> float:
+    """Return the upper end with the least error; it gets what is off, and what is inside."""
+
+    def error_up_to(high: float) -> float:
+        step = high / largest_integer
+        rounded = (values / step).round().clamp(0, largest_integer) * step
+        return float(error(rounded - values, values <= high))
+
+    return min((float(values.max()) * k / 100 for k in range(1, 101)), key=error_up_to)
+
+
+def _same_end(given: Any, right: float) -> bool:
+    return math.isclose(float(given), right, rel_tol=1e-3)
+
+
+END_MISTAKES = [
+    Mistake(
+        "min-max",
+        lambda given, right, x, bits: math.isclose(float(given), float(x.max()), rel_tol=1e-3),
+        "This is the largest value: nothing is clipped, whatever that costs in step size.",
+        "Do the errors that you compare contain the rounding, and do you return the least?",
+    ),
+    Mistake(
+        "not clipped",
+        lambda given, right, x, bits: math.isclose(
+            float(given), float(x.max()) / 100, rel_tol=1e-3
+        ),
+        "This is the smallest of the ranges: values above it cost you nothing.",
+        "Clip the integers to 0 … 2**bits - 1 before you turn them back, and count every value.",
+    ),
+    Mistake(
+        "a share",
+        lambda given, right, x, bits: any(
+            math.isclose(float(given), right / float(x.max()) * unit, rel_tol=1e-3)
+            for unit in (1, 100)
+        ),
+        "The share is right, but it is not a range yet.",
+        "Return the share times the largest value.",
+    ),
+    Mistake(
+        "an error",
+        lambda given, right, x, bits: math.isclose(
+            float(given), _least_error(x, right, bits), rel_tol=1e-3
+        ),
+        "This is the least error itself.",
+        "Return the upper end that it belongs to.",
+    ),
+    Mistake(
+        "absolute error",
+        lambda given, right, x, bits: math.isclose(
+            float(given), _search(x, 2**bits - 1, lambda off, _: off.abs().mean()), rel_tol=1e-3
+        ),
+        "This is the range with the least absolute error.",
+        "Square the differences before you take their mean.",
+    ),
+    Mistake(
+        "wrong number of steps",
+        lambda given, right, x, bits: any(
+            math.isclose(
+                float(given), _search(x, steps, lambda off, _: off.square().mean()), rel_tol=1e-3
+            )
+            for steps in (2**bits, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2**bits - 2)
+        ),
+        "The search is right, but with another number of steps.",
+        "From the integer 0 to the integer 2**bits - 1: how many steps?",
+    ),
+]
+
+
+def _least_error(values: Tensor, high: float, bits: int) -> float:
+    step = high / (2**bits - 1)
+    rounded = (values / step).round().clamp(0, 2**bits - 1) * step
+    return float((rounded - values).square().mean())

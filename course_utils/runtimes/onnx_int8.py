@@ -1,0 +1,281 @@
+"""The ONNX graph with 8-bit arithmetic: what flows in it, and how it is rewritten.
+
+ONNX Runtime's own quantizer writes the graphs; the integers of the weights and the ranges of
+the activations are ours.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+from torch import nn
+
+from course_utils import calibrate
+from course_utils.calibrate import Distribution, Range
+from course_utils.quantize import QuantizedTensor
+from course_utils.runtimes.export import export_onnx, open_session, quiet, without_notes
+
+BATCH = 20
+PIXELS = Range(0.0, 1.0)  # what the models of the course take
+OLDEST_OPSET = 13  # the first whose QuantizeLinear takes a scale for each channel
+ACTIVATIONS = {"U8S8": QuantType.QUInt8, "S8S8": QuantType.QInt8}
+Integers = Literal["U8S8", "S8S8"]
+
+
+def observe_activations(
+    model: nn.Module, images: np.ndarray, *, pixels: Range | None = PIXELS
+) -> dict[str, Distribution]:
+    """Return how the values of each activation are distributed, by its name in the ONNX graph.
+
+    Args:
+        model: Takes the images; fold its batch norms first, since folding removes activations.
+        images: A batch (n, ...) float32 to calibrate on.
+        pixels: The range that the model's inputs have; None: any will do.
+
+    Raises:
+        ValueError: There are no images, or they are of a type, shape or scale that the model
+            does not take, or not finite.
+    """
+    check_calibration(images, pixels)
+    return observe_graph(export_onnx(model, images), images)
+
+
+def observe_graph(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Distribution]:
+    """Return the distributions of a graph's activations; see ``observe_activations``."""
+    extremes = find_extremes(graph, images)
+    seen: dict[str, Distribution] = {}
+
+    def add(name: str, values: np.ndarray) -> None:
+        counted = calibrate.count(values, extremes[name])
+        seen[name] = seen[name] + counted if name in seen else counted
+
+    _watch(graph, images, add)
+    return seen
+
+
+def find_extremes(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Range]:
+    """Return the range from the smallest to the largest value of each activation."""
+    extremes: dict[str, Range] = {}
+
+    def widen(name: str, values: np.ndarray) -> None:
+        here = calibrate.find_extremes(values)
+        known = extremes.get(name, here)
+        extremes[name] = Range(min(known.low, here.low), max(known.high, here.high))
+
+    _watch(graph, images, widen)
+    return extremes
+
+
+def _watch(
+    graph: onnx.ModelProto, images: np.ndarray, look: Callable[[str, np.ndarray], None]
+) -> None:
+    """Run the graph and show the values of each of its activations, batch by batch.
+
+    What only a ReLU reads is left out: both are computed, and rounded, as one.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(graph)
+    readers: dict[str, list[str]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    outputs = {output.name for output in graph.graph.output}
+    for node in graph.graph.node:
+        for name in node.output:
+            if name not in outputs and readers.get(name) != ["Relu"]:
+                watched.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = open_session(watched)
+    names = [output.name for output in session.get_outputs()]
+    (given,) = (found.name for found in session.get_inputs())
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        for name, values in zip(names, session.run(None, {given: batch}), strict=True):
+            if values.dtype == np.float32:
+                look(name, values)
+        look(given, batch)
+
+
+def quantize_static_graph(
+    graph: onnx.ModelProto,
+    weights: Mapping[str, QuantizedTensor],
+    ranges: Mapping[str, Range],
+    integers: Integers = "U8S8",
+) -> onnx.ModelProto:
+    """Return the graph in QDQ format: rounded weights and activations, biases as int32.
+
+    Args:
+        graph: In float32, of opset 13 or later.
+        weights: Integers of at most 8 bits by initializer; the others are rounded per channel.
+        ranges: Of each activation, by name; see ``observe_activations``.
+        integers: Activations as unsigned or as signed bytes; weights are always signed.
+
+    Raises:
+        ValueError: The graph's opset is too old, or an activation has no range.
+    """
+    check_opset(graph)
+    overrides = {name: _on_grid(weight) for name, weight in weights.items()}
+    fused = {n.input[0]: ranges[n.output[0]] for n in graph.graph.node if _is_fused(n, ranges)}
+    limits = {
+        name: (np.float32(limit.low), np.float32(limit.high))
+        for name, limit in {**fused, **ranges}.items()
+    }
+    with quiet():
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(graph),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=ACTIVATIONS[integers],
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],  # all
+            nodes_to_exclude=[],
+            op_types_to_quantize=[*QLinearOpsRegistry, *QDQRegistry],
+            extra_options={"TensorQuantOverrides": overrides},
+        )
+        try:
+            quantizer.quantize_model()
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"The graph cannot be quantized with the ranges of {sorted(ranges)}: {error}. Were"
+                " they observed in this model?"
+            ) from None
+    return without_notes(quantizer.model.model)
+
+
+def quantize_dynamic_graph(graph: onnx.ModelProto, *, reduce_range: bool) -> onnx.ModelProto:
+    """Return the graph with 8-bit weights, which rounds its activations anew for every input.
+
+    Weights are signed where all of them are matrices, and unsigned where there are convolutions:
+    ONNX Runtime's dynamic convolution of signed weights takes several times as long.
+
+    Raises:
+        ValueError: The graph's opset is too old.
+    """
+    check_opset(graph)
+    is_signed = all(node.op_type != "Conv" for node in graph.graph.node)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        file = Path(folder) / "dynamic.onnx"
+        quantize_dynamic(
+            graph,
+            file,
+            per_channel=True,
+            reduce_range=reduce_range and is_signed,  # sums of unsigned weights do not overflow
+            weight_type=QuantType.QInt8 if is_signed else QuantType.QUInt8,
+        )
+        return without_notes(onnx.load(file))
+
+
+def quantize_matrices(
+    graph: onnx.ModelProto, bits: int, *, block: int = 32, accuracy_level: int = 4
+) -> onnx.ModelProto:
+    """Return the graph with only the weights of its MatMul nodes rounded (MatMulNBits).
+
+    Each ``block`` of weights that lie along a column of the matrix has a scale of its own.
+
+    Args:
+        graph: In float32; what is no MatMul (a Gemm, say) stays as it is, see ``gemm_to_matmul``.
+        bits: 2, 4 or 8.
+        block: Weights that share a scale: a power of two from 16 on.
+        accuracy_level: What the kernel computes in: 4 is int8, 0 (ONNX Runtime's default) fp32.
+
+    Raises:
+        ValueError: There is no kernel for this width.
+    """
+    if bits not in (2, 4, 8):
+        raise ValueError(f"MatMulNBits has kernels for 2, 4 and 8 bits, not for {bits}.")
+    untouched = onnx.ModelProto()
+    untouched.CopyFrom(graph)
+    with quiet():
+        config = DefaultWeightOnlyQuantConfig(
+            block_size=block, is_symmetric=True, accuracy_level=accuracy_level, bits=bits
+        )
+        quantizer = MatMulNBitsQuantizer(untouched, algo_config=config)
+        quantizer.process()
+    return without_notes(quantizer.model.model)
+
+
+def gemm_to_matmul(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with each Gemm, an exported ``nn.Linear`` with bias, as MatMul and Add."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(graph)
+    stored = {initializer.name: initializer for initializer in changed.graph.initializer}
+    nodes = []
+    for node in changed.graph.node:
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        is_linear = settings.pop("transB", 0) == 1 and all(
+            settings[name] == usual
+            for name, usual in {"alpha": 1.0, "beta": 1.0, "transA": 0}.items()
+            if name in settings
+        )
+        if node.op_type != "Gemm" or not is_linear or len(node.input) < 3:
+            nodes.append(node)
+            continue
+        x, weight, bias = node.input
+        matrix = onnx.numpy_helper.to_array(stored[weight]).T
+        stored[weight].CopyFrom(onnx.numpy_helper.from_array(matrix.copy(), weight))
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", [x, weight], [product], f"{weight}_matmul"))
+        nodes.append(onnx.helper.make_node("Add", [product, bias], node.output, f"{bias}_add"))
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    return changed
+
+
+def check_calibration(images: np.ndarray, pixels: Range | None = PIXELS) -> None:
+    """Raise ``ValueError`` if ranges cannot be learned from these images."""
+    if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
+        raise ValueError(
+            "Calibration takes a batch of float32 images, (n, ...) with n of 1 or more; it was"
+            f" given {images.dtype} of shape {images.shape}."
+        )
+    if not np.isfinite(images).all():
+        raise ValueError("The calibration images hold NaN or infinite values.")
+    low, high = float(images.min()), float(images.max())
+    if pixels is not None and not pixels.low <= low <= high <= pixels.high:
+        raise ValueError(
+            f"The calibration images run from {low:g} to {high:g}, but this model takes pixels from"
+            f" {pixels.low:g} to {pixels.high:g}. Images of whole numbers up to 255 have to be"
+            " divided by 255."
+        )
+
+
+def check_opset(graph: onnx.ModelProto) -> None:
+    """Raise ``ValueError`` if the graph is written in a version that cannot be quantized."""
+    opset = next((item.version for item in graph.opset_import if item.domain == ""), 0)
+    if opset < OLDEST_OPSET:
+        raise ValueError(
+            f"This ONNX graph is written in opset {opset}; a scale for each channel needs"
+            f" {OLDEST_OPSET} or later. Export it again, or convert it with"
+            " onnx.version_converter."
+        )
+
+
+def _is_fused(node: onnx.NodeProto, ranges: Mapping[str, Range]) -> bool:
+    """Return whether a node is a ReLU whose range serves what it reads too."""
+    return node.op_type == "Relu" and node.output[0] in ranges
+
+
+def _on_grid(weight: QuantizedTensor) -> list[dict[str, object]]:
+    """Return what makes ONNX Runtime's quantizer use a weight's own scales."""
+    per_channel = {"axis": 0} if weight.scale.ndim else {}
+    return [
+        {
+            "quant_type": QuantType.QInt8,
+            "scale": np.array(scale, np.float32),
+            "zero_point": np.array(0, np.int8),
+            **per_channel,
+        }
+        for scale in weight.scale.numpy().reshape(-1)
+    ]

@@ -75,7 +75,8 @@ def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
         ax.plot(places, [m.value for m in found], label=label, **style)
         band = [m.low for m in found], [m.high for m in found]
         ax.fill_between(places, *band, color=style["color"], alpha=0.2, linewidth=0)
-    ax.set_xticks(places, [str(value) for value in values])
+    names = [str(value) for value in values]
+    ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > 40 else 0)
     ax.set_xlabel(knob)
     ax.set_ylabel(f"{metric} ({getattr(sweep.points[0], metric).unit})")
     ax.set_ylim(bottom=0)

@@ -3,7 +3,6 @@
 
 const KEEP_KEYS = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab takes the keys
 const memory = new DataView(new ArrayBuffer(8));
-let views = 0;
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -76,7 +75,7 @@ function writeError(value, stored) {
 
 function render({ model, el }) {
   const spec = model.get("spec");
-  const id = `im-bits-${++views}`;
+  const id = `im-bits-${Math.random().toString(36).slice(2)}`; // the page may hold several
   const spoken = make("div", { role: "status", class: "im-spoken" });
 
   function setValue(text) {

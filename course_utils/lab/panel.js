@@ -2,9 +2,9 @@
 // a drag only looks up the point under the knobs, so it needs no kernel.
 
 const SVG = "http://www.w3.org/2000/svg";
-const W = 340, LEFT = 44, RIGHT = 12, TOP = 24, BOTTOM = 34;
+const W = 340, LEFT = 44, RIGHT = 24, TOP = 24, BOTTOM = 34;
+const MOST_LETTERS = 40; // under an axis; more of them stand in two rows
 const KEEP_KEYS = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab takes the keys
-let panels = 0;
 
 function make(tag, attributes = {}, ...children) {
   const isSvg = ["svg", "g", "path", "line", "text", "circle", "rect"].includes(tag);
@@ -16,7 +16,9 @@ function make(tag, attributes = {}, ...children) {
 
 // A chart's frame: its title, its ticks, and functions from data to pixels.
 function frame(title, height, x, y) {
-  const [x0, x1, y0, y1] = [LEFT, W - RIGHT, height - BOTTOM, TOP];
+  const isStaggered = x.ticks.reduce((sum, tick) => sum + tick.label.length + 1, 0) > MOST_LETTERS;
+  const below = isStaggered ? 12 : 0;
+  const [x0, x1, y0, y1] = [LEFT, W - RIGHT, height - BOTTOM - below, TOP];
   const px = (v) => x0 + ((v - x.low) / (x.high - x.low || 1)) * (x1 - x0);
   const py = (v) => y0 + ((v - y.low) / (y.high - y.low || 1)) * (y1 - y0);
   const svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": title });
@@ -25,18 +27,20 @@ function frame(title, height, x, y) {
     svg.append(make("line", { x1: x0, x2: x1, y1: py(at), y2: py(at), class: "im-grid" }));
     svg.append(make("text", { x: x0 - 5, y: py(at) + 4, "text-anchor": "end" }, label));
   }
-  for (const { at, label } of x.ticks)
-    svg.append(make("text", { x: px(at), y: y0 + 14, "text-anchor": "middle" }, label));
-  const axis = { x: (x0 + x1) / 2, y: y0 + 29, "text-anchor": "middle" };
+  x.ticks.forEach(({ at, label }, n) => {
+    const place = { x: px(at), y: y0 + 14 + (n % 2) * below, "text-anchor": "middle" };
+    svg.append(make("text", place, label));
+  });
+  const axis = { x: (x0 + x1) / 2, y: y0 + 29 + below, "text-anchor": "middle" };
   svg.append(make("text", axis, x.title));
-  return { svg, px, py };
+  return { svg, px, py, y0 };
 }
 
 function render({ model, el }) {
   const spec = model.get("spec");
   const view = model.get("numbers"); // a DataView; copied, since its offset may be odd
   const numbers = new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
-  const id = `im-panel-${++panels}`;
+  const id = `im-panel-${Math.random().toString(36).slice(2)}`; // the page may hold several
   const sizes = spec.knobs.map((knob) => knob.values.length);
   const pointAt = (chosen) => chosen.reduce((index, value, k) => index * sizes[k] + value, 0);
   const curve = (point, metric, end) => numbers[point * 6 + metric * 3 + end];
@@ -202,9 +206,9 @@ function render({ model, el }) {
     const [count, lines] = [sizes[0], sizes.slice(1).reduce((a, b) => a * b, 1)];
     const ticks = spec.knobs[0].values.map((label, at) => ({ at, label }));
     const x = { low: 0, high: count - 1, ticks, title: spec.knobs[0].name };
-    const { svg, px, py } = frame(scale.title, 170, x, scale);
+    const { svg, px, py, y0 } = frame(scale.title, 172, x, scale);
     const kind = metric ? "im-b" : "im-a";
-    const cursor = make("line", { y1: TOP, y2: 170 - BOTTOM, class: "im-cursor" });
+    const cursor = make("line", { y1: TOP, y2: y0, class: "im-cursor" });
     svg.append(cursor);
     const groups = [...Array(lines).keys()].map((line) => {
       const at = (i, end) => `${px(i).toFixed(1)},${py(curve(i * lines + line, metric, end)).toFixed(1)}`;
@@ -251,7 +255,7 @@ function render({ model, el }) {
   // The picture of the chosen point: counts as bars, and the levels that values can take.
   function histogram() {
     const { bins, levels, low, high, most, axis, titles, ticks } = spec.detail;
-    const height = 344;
+    const height = 348;
     const x = { low, high, ticks, title: axis };
     const { svg, px, py } = frame(titles[0], height, x, { low: 0, high: most * 1.05, ticks: [] });
     const bars = make("path", { class: "im-bars" });

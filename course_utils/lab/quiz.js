@@ -1,7 +1,5 @@
 // A quiz: one group of radio buttons a question, feedback below the picked answer.
 
-let quizzes = 0;
-
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -10,7 +8,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function render({ model, el }) {
-  const id = `im-quiz-${++quizzes}`;
+  const id = `im-quiz-${Math.random().toString(36).slice(2)}`; // the page may hold several
   const root = make("section", { class: "im-panel", "aria-label": model.get("name") });
   const updates = model.get("questions").map((question, q) => {
     const said = make("p", { role: "status" });

@@ -57,6 +57,8 @@ def describe_size(size: Measurement, baseline: Measurement) -> str:
     larger, smaller = sorted((size.value, baseline.value), reverse=True)
     if larger == smaller:
         return "the same size"
+    if larger / smaller < 1.0005:
+        return "the same size to a few bytes"
     word = "smaller" if size.value < baseline.value else "larger"
     if larger / smaller < 1.05:
         return f"{100 * (larger / smaller - 1):.1g} % {word}"

@@ -140,7 +140,10 @@ def _said(point: Point, cards: Sequence[Card]) -> str:
 def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
     first = details[0]
     low, high = map(float, first.place(first.edges[[0, -1]]))
-    ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    places = MaxNLocator(4).tick_values(low, high)
+    if first.is_log:
+        places = np.arange(np.ceil(low), np.floor(high) + 1)  # whole powers of ten
+    ticks = [float(place) for place in places if low <= place <= high]
     return {
         "titles": [detail.title for detail in details],
         "axis": first.axis,
@@ -150,7 +153,7 @@ def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
         "high": high,
         "most": float(max(detail.heights().max() for detail in details)),
         "ticks": [
-            {"at": float(tick), "label": f"{10**tick if first.is_log else tick:.3g}"}
+            {"at": tick, "label": f"{10**tick:g}" if first.is_log else f"{tick:.3g}"}
             for tick in ticks
         ],
     }

@@ -47,7 +47,8 @@ def build(
     Args:
         model: As it is, or from ``quantize.quantize_weights``.
         images: A batch (n, ...) float32 of the images that it takes.
-        arithmetic: How activations become bytes, if the weights have at most 8 bits.
+        arithmetic: How activations become bytes, if the weights have at most 8 bits; "dynamic"
+            takes weights of 8 bits, and rounds them anew itself.
         ranges: Of each activation, see ``observe_activations``; None: from the smallest to the
             largest value over the first 200 of the images.
         reduce_range: Hold 8-bit weights to 7 bits, so that the kernel's 16-bit sums of two
@@ -55,20 +56,22 @@ def build(
         threads: How many threads share one call.
 
     Raises:
-        ValueError: The model does not accept these images, they are unfit to calibrate on, or
-            the ranges are of another model.
+        ValueError: The model does not accept these images, they are unfit to calibrate on, the
+            ranges are of another model, or the weights are too narrow for dynamic arithmetic.
     """
     weights = quantize.quantized_weights(model)
     bits = max((weight.bits for weight in weights.values()), default=quantize.FLOAT_BITS)
     is_calibrated_here = bits <= 8 and arithmetic != "dynamic" and ranges is None
     onnx_int8.check_calibration(images, onnx_int8.PIXELS if is_calibrated_here else None)
-    remark, packed = "", weights
+    if arithmetic == "dynamic" and bits < 8:
+        raise ValueError(f"Dynamic arithmetic rounds weights to 8 bits itself, not to {bits}.")
+    remarks, packed = [], weights
     if reduce_range is None:
         reduce_range = machine.int8_sums_overflow()
     if bits == 8 and reduce_range:
         model = quantize.narrow_weights(model, REDUCED_BITS)
         weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
-        remark = "weights held to 7 bits, so that 16-bit sums cannot overflow"
+        remarks.append("weights held to 7 bits, so that 16-bit sums cannot overflow")
     graph = export_onnx(model, images)
     if bits > 8:
         remark = f"no {bits}-bit kernel here: its weights ran as fp32" if weights else ""
@@ -80,18 +83,19 @@ def build(
             ranges = onnx_int8.find_extremes(graph, images[:CALIBRATION_IMAGES])
         graph = onnx_int8.quantize_static_graph(graph, weights, ranges, arithmetic)
     if bits < 8:
-        remark = f"no {bits}-bit kernel here: its integers ran in the int8 kernel"
+        remarks.append(f"no {bits}-bit kernel here: its integers ran in the int8 kernel")
     runner = load(pack(graph, packed), threads=threads)
     in_int8, in_fp32 = (
         sum(count for name, count in runner.operators.items() if name in kind)
         for kind in (INT8_OPERATORS, FLOAT_OPERATORS)
     )
-    if in_fp32:
-        remark = f"only {in_int8} of {in_int8 + in_fp32} layers ran in int8, the others in fp32"
     if not in_int8:
         remark = "ONNX Runtime found no int8 kernel for this graph here"
         return replace(runner, kernel="fp32", remark=remark)
-    return replace(runner, kernel=f"int8 ({arithmetic})", remark=remark)
+    if in_fp32:
+        all_layers = in_int8 + in_fp32
+        remarks.append(f"only {in_int8} of {all_layers} layers ran in int8, the others in fp32")
+    return replace(runner, kernel=f"int8 ({arithmetic})", remark="; ".join(remarks))
 
 
 def build_weight_only(

@@ -22,6 +22,13 @@ from course_utils import quantize, runtimes
 from course_utils.runtimes import Runner, onnx_runtime
 from course_utils.runtimes.export import export_onnx, quiet, without_notes
 
+OPENVINO_SETTINGS = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_NUM_THREADS": 1,
+    "INFERENCE_PRECISION_HINT": "f32",
+    "ENABLE_CPU_PINNING": False,
+}
+
 
 class UnavailableError(Exception):
     """What a peer needs and this machine does not have."""
@@ -87,13 +94,7 @@ def build_openvino(model: nn.Module, images: np.ndarray, preset: str | None = No
         path = Path(folder) / "model.xml"
         openvino.save_model(graph, path, compress_to_fp16=False)
         files = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = core.compile_model(core.read_model(*files), "CPU", settings)
+    compiled = core.compile_model(core.read_model(*files), "CPU", OPENVINO_SETTINGS)
     request = compiled.create_infer_request()
     fed = request.get_input_tensor()
 

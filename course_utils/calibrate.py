@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from course_utils.quantize import QuantizedTensor
 
 BINS = 16384
 SEARCH_BINS = 2048  # enough to compare ranges by
@@ -82,10 +78,10 @@ def count(values: np.ndarray, extremes: Range | None = None) -> Distribution:
     if not np.isfinite(values).all():
         raise ValueError("Some of the values are NaN or infinite: no range can hold them.")
     low, high = extremes or find_extremes(values)
-    if low == high:  # nothing but zeros
+    if high - low < float(np.finfo(np.float32).tiny) * BINS:  # nothing but zeros
         high = low + 1.0
     zeros = int(values.size - np.count_nonzero(values))
-    counts, edges = np.histogram(values, BINS, (low, high))
+    counts, edges = np.histogram(values, BINS, (np.float64(low), np.float64(high)))
     zero_bin = min(int(np.searchsorted(edges, 0, side="right")) - 1, BINS - 1)
     counts[zero_bin] -= zeros
     return Distribution(counts, edges, zeros)
@@ -152,7 +148,7 @@ def entropy(seen: Distribution, bits: int = 8) -> Range:
     absolute values, what lies outside heaped on the last bin, and the same histogram with only
     ``2**(bits - 1)`` levels. Zeros are left out: every range represents them.
     """
-    levels = 2 ** (bits - 1)
+    levels = min(2 ** (bits - 1), SEARCH_BINS)
     low, high = min_max(seen)
     largest = max(-low, high)
     counts, edges = np.histogram(
@@ -176,24 +172,3 @@ def entropy(seen: Distribution, bits: int = 8) -> Range:
     tried = range(levels, SEARCH_BINS + 1, max(levels // 8, 1))
     edge = float(edges[min(tried, key=divergence)])
     return Range(max(low, -edge), min(high, edge))
-
-
-def quantize_to_range(tensor: Tensor, limits: Range, bits: int = 8) -> QuantizedTensor:
-    """Round to integers in ``[0, 2**bits - 1]`` over a given range; values outside are clipped.
-
-    Args:
-        tensor: Real numbers, any shape.
-        limits: A range that holds 0.
-        bits: 2 to 16.
-
-    Raises:
-        ValueError: The range does not hold 0 or has no width.
-    """
-    low, high = limits
-    if not (low <= 0 <= high and low < high):
-        raise ValueError(f"A range has to hold 0 and to have a width; this one is {low} to {high}.")
-    largest_integer = 2**bits - 1
-    scale = torch.tensor((high - low) / largest_integer, dtype=torch.float32)
-    zero_point = torch.round(-low / scale).clamp(0, largest_integer)
-    integers = (torch.round(tensor / scale) + zero_point).clamp(0, largest_integer)
-    return QuantizedTensor(integers.int(), scale, zero_point.int(), bits)

@@ -64,7 +64,12 @@ def quantize_symmetric(
     return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), bits)
 
 
-def quantize_affine(tensor: Tensor, bits: int, channel_axis: int | None = None) -> QuantizedTensor:
+def quantize_affine(
+    tensor: Tensor,
+    bits: int,
+    channel_axis: int | None = None,
+    limits: tuple[float, float] | None = None,
+) -> QuantizedTensor:
     """Round to integers in ``[0, 2**bits - 1]``, the range stretched over ``[min, max]``.
 
     The range is widened to hold 0, and 0 is represented exactly: padding and ReLU depend on it.
@@ -73,14 +78,22 @@ def quantize_affine(tensor: Tensor, bits: int, channel_axis: int | None = None) 
         tensor: Real numbers, any shape.
         bits: 2 to 16.
         channel_axis: One scale for each index of this axis; None: one for the whole tensor.
+        limits: The range for the whole tensor instead, as calibration chose it: what lies
+            outside is clipped.
 
     Raises:
-        ValueError: ``bits`` or the axis is out of range, or the tensor is empty or not finite.
+        ValueError: ``bits``, the axis or the limits are out of range, or the tensor is empty or
+            not finite.
     """
     tensor = _check(tensor, bits, channel_axis)
     largest_integer = 2**bits - 1
-    low = _reduce(torch.amin, tensor, channel_axis).clamp(max=0)
-    high = _reduce(torch.amax, tensor, channel_axis).clamp(min=0)
+    low = _reduce(torch.amin, tensor, channel_axis)
+    high = _reduce(torch.amax, tensor, channel_axis)
+    if limits is not None:
+        low, high = torch.tensor(limits, dtype=torch.float32)
+        if not (low <= 0 <= high and low < high and torch.isfinite(high - low)):
+            raise ValueError(f"A range has to hold 0 and have a finite width, not {limits}.")
+    low, high = low.clamp(max=0), high.clamp(min=0)
     scale = _usable(high / largest_integer - low / largest_integer)
     zero_point = torch.round(-low / scale).clamp(0, largest_integer)
     integers = (torch.round(tensor / scale) + zero_point).clamp(0, largest_integer)
@@ -104,8 +117,11 @@ def quantize_bias(bias: Tensor, input_scale: float, weight: QuantizedTensor) -> 
     """
     scale = (input_scale * weight.scale).reshape(-1)  # (1,) or (channels out,)
     integers = torch.round(bias.double() / scale)
-    if integers.abs().max() >= 2 ** (FLOAT_BITS - 1):
-        raise ValueError("A bias does not fit into 32 bits: the weights of its channel are tiny.")
+    if not (integers.abs() < 2 ** (FLOAT_BITS - 1)).all():
+        raise ValueError(
+            "A bias does not fit into 32 bits: the weights of its channel are tiny beside it, or it"
+            " is no finite number."
+        )
     return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), FLOAT_BITS)
 
 

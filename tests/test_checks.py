@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import progress
-from course_utils.checks.quantization import AFFINE_MISTAKES, check_affine
+from course_utils import progress, quantize
+from course_utils.checks.calibration import END_MISTAKES, check_upper_end
+from course_utils.checks.quantization import (
+    AFFINE_MISTAKES,
+    SCALE_MISTAKES,
+    check_affine,
+    check_channel_scales,
+)
 
 SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions"
 EXERCISE = "Affine quantization"
@@ -21,7 +27,8 @@ def load_solutions(name: str):
     return module
 
 
-affine = load_solutions("02_quantization").affine
+SOLVED = load_solutions("02_quantization")
+affine, channel_scales, best_upper_end = SOLVED.affine, SOLVED.channel_scales, SOLVED.best_upper_end
 
 
 def stub(tensor, bits):
@@ -309,3 +316,385 @@ def test_attempts_are_kept_with_what_came_of_them():
     assert f"“{EXERCISE}”: not solved yet, 2 tries" in progress.report()
     check_affine(affine)
     assert f"“{EXERCISE}”: solved, 3 tries" in progress.report()
+
+
+# A scale for each channel
+
+
+def scales_as_numpy(weight, bits):
+    return channel_scales(weight, bits).numpy()
+
+
+def scales_as_float64(weight, bits):
+    return channel_scales(weight, bits).double()
+
+
+def scales_as_list(weight, bits):
+    """Loop over channels and over numbers, in plain Python."""
+    scales = []
+    for channel in weight:
+        largest = max(abs(number) for number in channel.flatten().tolist())
+        scales.append(largest / (2 ** (bits - 1) - 1) if largest else 1.0)
+    return scales
+
+
+def scales_in_numpy(weight, bits):
+    largest = np.abs(weight.numpy().reshape(len(weight), -1)).max(axis=1)
+    return np.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1)
+
+
+def scales_changing_their_argument(weight, bits):
+    scales = channel_scales(weight, bits)
+    weight.zero_()
+    return scales
+
+
+RIGHT_SCALES = [
+    channel_scales, scales_as_numpy, scales_as_float64, scales_as_list, scales_in_numpy,
+    scales_changing_their_argument, lambda weight, bits: tuple(scales_as_list(weight, bits)),
+]  # fmt: skip
+
+
+def one_scale_for_all(weight, bits):
+    return (weight.abs().max() / (2 ** (bits - 1) - 1)).repeat(len(weight))
+
+
+def one_number(weight, bits):
+    return weight.abs().max() / (2 ** (bits - 1) - 1)
+
+
+def scales_of_input_channels(weight, bits):
+    return channel_scales(weight.transpose(0, 1).contiguous(), bits)
+
+
+def scales_ready_to_broadcast(weight, bits):
+    return channel_scales(weight, bits).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def scales_in_one_row(weight, bits):
+    return channel_scales(weight, bits)[None]
+
+
+def scales_of_all_but_the_last_axis(weight, bits):
+    return weight.abs().amax(-1) / (2 ** (bits - 1) - 1)
+
+
+def zero_scale_of_zeros(weight, bits):
+    return weight.flatten(1).abs().amax(1) / (2 ** (bits - 1) - 1)
+
+
+def tiny_scale_of_zeros(weight, bits):
+    return zero_scale_of_zeros(weight, bits).clamp(min=1e-12)
+
+
+def largest_with_its_sign(weight, bits):
+    largest = weight.flatten(1).amax(1) / (2 ** (bits - 1) - 1)
+    return torch.where(largest == 0, 1.0, largest)
+
+
+def affine_scales(weight, bits):
+    rows = weight.flatten(1)
+    scales = (rows.amax(1) - rows.amin(1)) / (2**bits - 1)
+    return torch.where(scales == 0, 1.0, scales)
+
+
+def divided_by(levels):
+    def scales(weight, bits):
+        return weight.flatten(1).abs().amax(1) / levels(bits)
+
+    return scales
+
+
+def negative_scales(weight, bits):
+    return -channel_scales(weight, bits)
+
+
+WRONG_SCALES = [
+    (one_scale_for_all, "one scale for all"),
+    (one_number, "one scale for all"),
+    (lambda weight, bits: quantize.quantize_symmetric(weight, bits).scale, "one scale for all"),
+    (scales_of_input_channels, "input channels"),
+    (scales_ready_to_broadcast, "wrong shape"),
+    (scales_in_one_row, "wrong shape"),
+    (scales_of_all_but_the_last_axis, "wrong shape"),
+    (lambda weight, bits: channel_scales(weight, bits)[:-1], "wrong shape"),
+    (zero_scale_of_zeros, "channel of zeros"),
+    (tiny_scale_of_zeros, "channel of zeros"),
+    (largest_with_its_sign, "signs forgotten"),
+    (affine_scales, "affine"),
+    (divided_by(lambda bits: 2 ** (bits - 1)), "wrong largest integer"),
+    (divided_by(lambda bits: 2**bits - 1), "wrong largest integer"),
+    (divided_by(lambda bits: 2**bits), "wrong largest integer"),
+    (divided_by(lambda bits: bits), "wrong largest integer"),
+    (negative_scales, "wrong result"),
+    (lambda weight, bits: 1 / channel_scales(weight, bits), "wrong result"),
+]
+
+
+# The upper end of a range
+
+
+def end_as_float(values, bits):
+    return float(best_upper_end(values, bits))
+
+
+def end_as_array(values, bits):
+    return best_upper_end(values, bits).numpy()
+
+
+def end_in_one_row(values, bits):
+    return best_upper_end(values, bits).reshape(1)
+
+
+def end_in_numpy(values, bits):
+    values, levels = values.numpy().astype(np.float64), 2**bits - 1
+    best, least = None, np.inf
+    for percent in range(1, 101):
+        high = percent / 100 * values.max()
+        integers = np.clip(np.round(values / (high / levels)), 0, levels)
+        error = ((integers * high / levels - values) ** 2).sum()  # the sum has the same least
+        if error < least:
+            best, least = high, error
+    return best
+
+
+def end_in_plain_python(values, bits):
+    numbers, levels = values.tolist(), 2**bits - 1
+
+    def error(high):
+        step = high / levels
+        return sum((min(max(round(x / step), 0), levels) * step - x) ** 2 for x in numbers)
+
+    return min((max(numbers) * percent / 100 for percent in range(1, 101)), key=error)
+
+
+def end_by_clipping_first(values, bits):
+    """Clip the real numbers and round them then: the same."""
+    shares = torch.linspace(0.01, 1, 100)
+    errors = []
+    for share in shares:
+        high = share * values.max()
+        step = high / (2**bits - 1)
+        errors.append(((values.clamp(max=high) / step).round() * step - values).norm())
+    return shares[torch.stack(errors).argmin()] * values.max()
+
+
+def end_by_the_course_itself(values, bits):
+    def error(high):
+        made = quantize.quantize_affine(values, bits, limits=(0.0, float(high)))
+        return (made.dequantize() - values).square().mean()
+
+    return min((values.max() * percent / 100 for percent in range(1, 101)), key=error)
+
+
+def end_changing_its_argument(values, bits):
+    end = best_upper_end(values, bits)
+    values.zero_()
+    return end
+
+
+RIGHT_ENDS = [
+    best_upper_end, end_as_float, end_as_array, end_in_one_row, end_in_numpy, end_in_plain_python,
+    end_by_clipping_first, end_by_the_course_itself, end_changing_its_argument,
+]  # fmt: skip
+
+
+def search_end(values, steps, error, returned=min):
+    """Return the upper end with the least error of rounding to ``steps`` steps."""
+
+    def error_of(high):
+        step = high / steps
+        rounded = (values / step).round().clamp(0, steps) * step
+        return float(error(rounded - values))
+
+    return returned((values.max() * k / 100 for k in range(1, 101)), key=error_of)
+
+
+def mean_square(off):
+    return off.square().mean()
+
+
+def end_without_clipping(values, bits):
+    """Round without clipping: the finer the step, the smaller the error."""
+
+    def error(high):
+        step = high / (2**bits - 1)
+        return ((values / step).round() * step - values).square().mean()
+
+    return min((values.max() * k / 100 for k in range(1, 101)), key=error)
+
+
+def end_where_only_clipping_costs(values, bits):
+    return min(
+        (values.max() * k / 100 for k in range(1, 101)),
+        key=lambda high: (values.clamp(max=high) - values).square().mean(),
+    )
+
+
+def end_counting_only_what_is_inside(values, bits):
+    def error(high):
+        inside = values[values <= high]
+        step = high / (2**bits - 1)
+        return ((inside / step).round() * step - inside).square().sum()
+
+    return min((values.max() * k / 100 for k in range(1, 101)), key=error)
+
+
+def end_with_the_largest_error(values, bits):
+    return search_end(values, 2**bits - 1, mean_square, returned=max)
+
+
+def share_of_the_end(values, bits):
+    return best_upper_end(values, bits) / values.max()
+
+
+def percent_of_the_end(values, bits):
+    return 100 * share_of_the_end(values, bits)
+
+
+def error_of_the_end(values, bits):
+    high = best_upper_end(values, bits)
+    step = high / (2**bits - 1)
+    return ((values / step).round().clamp(0, 2**bits - 1) * step - values).square().mean()
+
+
+def end_of_the_absolute_error(values, bits):
+    return search_end(values, 2**bits - 1, lambda off: off.abs().mean())
+
+
+def end_with_steps(steps):
+    return lambda values, bits: search_end(values, steps(bits), mean_square)
+
+
+WRONG_ENDS = [
+    (lambda values, bits: values.max(), "min-max"),
+    (end_where_only_clipping_costs, "min-max"),
+    (end_without_clipping, "not clipped"),
+    (end_counting_only_what_is_inside, "not clipped"),
+    (end_with_the_largest_error, "not clipped"),
+    (share_of_the_end, "a share"),
+    (percent_of_the_end, "a share"),
+    (error_of_the_end, "an error"),
+    (end_of_the_absolute_error, "absolute error"),
+    (end_with_steps(lambda bits: 2**bits), "wrong number of steps"),
+    (end_with_steps(lambda bits: 2 ** (bits - 1) - 1), "wrong number of steps"),
+    (end_with_steps(lambda bits: 2 ** (bits - 1)), "wrong number of steps"),
+    (end_with_steps(lambda bits: 2**bits - 2), "wrong number of steps"),
+    (lambda values, bits: 0.5 * best_upper_end(values, bits), "wrong result"),
+    (lambda values, bits: -best_upper_end(values, bits), "wrong result"),
+]
+
+
+# Both
+
+
+LATER_CHECKS = {
+    check_channel_scales: ("A scale for each channel", RIGHT_SCALES, WRONG_SCALES, SCALE_MISTAKES),
+    check_upper_end: ("The best range", RIGHT_ENDS, WRONG_ENDS, END_MISTAKES),
+}
+EACH_CHECK = pytest.mark.parametrize("check", LATER_CHECKS)
+
+
+def pairs_with(place: int) -> list:
+    """Return each check with each of its right answers (place 1), or of its wrong ones (2)."""
+    return [(check, answer) for check, parts in LATER_CHECKS.items() for answer in parts[place]]
+
+
+@pytest.mark.parametrize(("check", "right"), pairs_with(1))
+def test_right_answers_of_any_form_are_accepted(check, right):
+    outcome = check(right)
+    assert outcome.is_solved, outcome
+    exercise = LATER_CHECKS[check][0]
+    assert repr(outcome) == f"✔ {exercise}: right on all 3 cases."
+    assert f"“{exercise}”: solved" in progress.report()
+
+
+@pytest.mark.parametrize(("check", "answer"), pairs_with(2))
+def test_wrong_answers_are_named_and_get_a_hint(check, answer):
+    wrong, state = answer
+    outcome = check(wrong)
+    assert outcome.state == state
+    assert not outcome.is_solved
+    assert outcome.message
+    assert outcome.hint in repr(outcome)
+    assert repr(outcome).startswith("✘")
+    exercise = LATER_CHECKS[check][0]
+    assert f"“{exercise}”: not solved yet" in progress.report()
+
+
+@EACH_CHECK
+def test_every_mistake_that_is_named_is_made_here(check):
+    _, _, wrong, mistakes = LATER_CHECKS[check]
+    assert {mistake.name for mistake in mistakes} <= {state for _, state in wrong}
+
+
+@EACH_CHECK
+def test_every_mistake_has_a_message_and_a_hint_of_its_own(check):
+    mistakes = LATER_CHECKS[check][3]
+    for field in ("name", "message", "hint"):
+        assert all(getattr(mistake, field) for mistake in mistakes)
+        assert len({getattr(mistake, field) for mistake in mistakes}) == len(mistakes)
+
+
+@EACH_CHECK
+def test_each_stub_is_not_attempted(check):
+    outcome = check(stub)
+    assert outcome.state == "not attempted"
+    assert outcome.exercise == LATER_CHECKS[check][0]
+    assert "Nothing yet" in progress.report()
+
+
+@EACH_CHECK
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "a string", "1.0", b"bytes", object(), (), [], {}, [None, None, None], ("a", "b", "c"),
+        {"scale": 1}, True, 0, -1, 10**400, float("nan"), float("inf"), torch.tensor([]),
+        torch.zeros(3, 4), torch.zeros(2), torch.full((3,), float("nan")), np.zeros((2, 2, 2)),
+        np.array(["x"]), lambda: 1, [[1.0], [2.0, 3.0]], range(3),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_no_garbage_raises_or_is_right(check, garbage):
+    outcome = check(lambda values, bits: garbage)
+    assert not outcome.is_solved
+    assert outcome.state not in {"raises", "not attempted"}
+    assert outcome.message
+    assert outcome.hint
+    assert repr(outcome)
+
+
+@EACH_CHECK
+def test_nothing_returned_is_named(check):
+    assert check(lambda values, bits: None).state == "returns nothing"
+
+
+@EACH_CHECK
+@pytest.mark.parametrize(
+    ("strange", "error"),
+    [
+        (failing, "ZeroDivisionError: no step at all"),
+        (lambda: None, "TypeError"),
+        (lambda values, bits: values.no_such_thing, "AttributeError"),
+        (lambda values, bits: values @ values.reshape(-1)[:1], "RuntimeError"),
+        (42, "TypeError"),
+        (None, "TypeError"),
+    ],
+)
+def test_exceptions_are_shown_with_their_case(check, strange, error):
+    outcome = check(strange)
+    assert outcome.state == "raises"
+    assert error in outcome.message
+    assert "Called with tensor(" in outcome.message
+
+
+def test_a_mistake_in_the_last_case_alone_is_found():
+    """The other weights have no channel of zeros, so that nothing is wrong with them."""
+    calls = []
+
+    def counting(weight, bits):
+        calls.append(bits)
+        return zero_scale_of_zeros(weight, bits)
+
+    assert check_channel_scales(counting).state == "channel of zeros"
+    assert len(calls) == 3

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from course_utils.claims import Claim, ClaimTable, judge
+from course_utils.claims import Claim, ClaimTable, Decision, DecisionTable, judge
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,40 @@ def test_the_table_as_html_has_a_row_for_each_claim():
 
 def test_words_are_never_taken_for_html():
     assert Cells(TABLE._repr_html_()).tags == {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+# What to choose
+
+
+DECISIONS = DecisionTable(
+    Decision("a processor with VNNI", "int8, static", "3.1x here"),
+    Decision("no images & no time", "<dynamic>", '2 % slower, "as is"'),
+)
+
+
+def test_decisions_as_text_have_a_line_each():
+    assert repr(DECISIONS).splitlines() == [
+        "a processor with VNNI: int8, static — 3.1x here",
+        'no images & no time: <dynamic> — 2 % slower, "as is"',
+    ]
+
+
+def test_decisions_as_html_have_a_row_each():
+    shown = Cells(DECISIONS._repr_html_())
+    assert shown.cells == [
+        "if you have", "choose", "because here",
+        "a processor with VNNI", "int8, static", "3.1x here",
+        "no images & no time", "<dynamic>", '2 % slower, "as is"',
+    ]  # fmt: skip
+    assert shown.tags == {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_tables_keep_what_they_were_made_of():
+    assert [decision.choice for decision in DECISIONS.decisions] == ["int8, static", "<dynamic>"]
+    assert [claim.verdict for claim in TABLE.claims] == ["holds", "not here", "holds in part"]
+
+
+@pytest.mark.parametrize("table", [ClaimTable(), DecisionTable()])
+def test_a_table_of_nothing_has_only_its_head(table):
+    assert repr(table) == ""
+    assert len(Cells(table._repr_html_()).cells) == 3

@@ -13,6 +13,7 @@ from course_utils import lab, plots, progress
 from course_utils.lab.panel import Histogram, Panel
 from course_utils.lab.quiz import Question, Quiz
 from course_utils.lab.readouts import (
+    Card,
     describe_setting,
     describe_size,
     describe_speed,
@@ -114,9 +115,71 @@ def test_the_page_gets_the_same_words(panel):
 
 def test_the_page_gets_the_knobs(panel):
     assert panel.spec["knobs"] == [
-        {"name": "bits", "values": ["2", "4", "8"], "isChoice": False},
-        {"name": "scheme", "values": SCHEMES, "isChoice": True},
+        {
+            "name": "bits",
+            "values": ["2", "4", "8"],
+            "shown": ["2 bits", "4 bits", "8 bits"],
+            "isChoice": False,
+        },
+        {"name": "scheme", "values": SCHEMES, "shown": SCHEMES, "isChoice": True},
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_choice"),
+    [
+        (["min-max", "99 %"], True),
+        (["min-max", "99 %", "MSE", "entropy"], True),
+        (["min-max", "99.9 %", "99 %", "MSE", "entropy"], False),
+        (["one", "two", "three", "four", "five", "six"], False),
+        ([2, 4, 8], False),
+        ([0.5, 0.25], False),
+        (["a word", 2], False),
+    ],
+)
+def test_more_than_four_words_stand_on_a_slider(at, tiny_split, values, is_choice):
+    points = [plant_point({"range": value}, 90.0, 1.0, 1000) for value in values]
+    sweep = Sweep({"range": values}, points, {"range": values[0]}, at, tiny_split)
+    panel = Panel(sweep, "Ranges")
+    (knob,) = panel.spec["knobs"]
+    assert knob["isChoice"] == is_choice
+    assert knob["values"] == [str(value) for value in values]
+    for value, shown in zip(values, knob["shown"], strict=True):
+        assert shown == describe_setting({"range": value})
+        panel.choose(range=value)
+        assert panel.setting == {"range": value}
+
+
+# A card more
+
+
+def card_of(bits, scheme) -> Card:
+    return Card("clipped values", f"{bits} in 1,000", f"with one scale {scheme}")
+
+
+def test_a_readout_is_the_last_card_of_every_setting(planted):
+    panel = Panel(planted, "Bits", readout=card_of)
+    for setting, point in zip(SETTINGS, planted.points, strict=True):
+        panel.choose(**setting)
+        assert panel.cards == [*make_cards(point, planted.baseline), card_of(**setting)]
+
+
+def test_a_readout_is_on_the_page_too(planted):
+    panel = Panel(planted, "Bits", readout=card_of)
+    assert panel.spec["head"][-1] == "clipped values"
+    assert len(panel.spec["head"]) == 2 + 5  # knobs and cards
+    for setting, point, row in zip(SETTINGS, panel.spec["points"], panel.spec["rows"], strict=True):
+        card = card_of(**setting)
+        assert point["cards"][-1] == card._asdict()
+        assert point["said"].endswith(f", clipped values {card.value}")
+        assert row[-1] == card.value
+        assert len(row) == len(panel.spec["head"])
+
+
+def test_without_a_readout_there_are_four_cards(panel):
+    assert [card.title for card in panel.cards] == [
+        "accuracy", "latency of one image", "size of what ships", "what ran",
+    ]  # fmt: skip
 
 
 def test_one_knob_can_be_moved_alone(panel):
@@ -429,28 +492,103 @@ def histogram_at(bits, scheme):
     return Histogram(f"{bits} bits, {scheme}", "weight", np.linspace(-1, 1, 5), counts, levels)
 
 
+def unpack_details(panel: Panel) -> tuple[np.ndarray, ...]:
+    """Return what the page reads: heights of bars, levels and limits; a row for each point."""
+    detail, count = panel.spec["detail"], len(panel.spec["points"])
+    numbers = np.frombuffer(panel.numbers, np.float32)
+    widths = [6, detail["bins"], detail["levels"], 2]
+    assert len(numbers) == count * sum(widths)
+    parts = np.split(numbers, np.cumsum(widths)[:-1] * count)
+    _, heights, levels, limits = (part.reshape(count, -1) for part in parts)
+    return heights, levels, limits
+
+
 def test_the_buffer_holds_the_details_of_every_setting(planted):
     panel = Panel(planted, "Bits", detail=histogram_at)
     detail, count = panel.spec["detail"], len(planted.points)
-    numbers = np.frombuffer(panel.numbers, np.float32)
-    curves, counts, levels = np.split(numbers, [6 * count, (6 + detail["bins"]) * count])
-    assert np.array_equal(curves.reshape(count, 6), expected_curves(planted))
+    curves = np.frombuffer(panel.numbers, np.float32)[: 6 * count].reshape(count, 6)
+    assert np.array_equal(curves, expected_curves(planted))
+    heights, levels, limits = unpack_details(panel)
     for n, setting in enumerate(SETTINGS):
         histogram = histogram_at(**setting)
-        assert np.array_equal(counts.reshape(count, detail["bins"])[n], histogram.counts)
-        shown = levels.reshape(count, detail["levels"])[n]
+        assert np.array_equal(heights[n], histogram.counts)
         drawn = histogram.levels if len(histogram.levels) <= 64 else []
-        assert np.array_equal(shown[~np.isnan(shown)], drawn)
+        assert np.array_equal(levels[n][~np.isnan(levels[n])], drawn)
         assert detail["titles"][n] == histogram.title
+    assert np.isnan(limits).all()
     assert (detail["low"], detail["high"]) == (-1, 1)
     assert detail["most"] == 8  # the highest count of all
-    assert all(-1 <= tick <= 1 for tick in detail["ticks"])
+    assert all(-1 <= tick["at"] <= 1 for tick in detail["ticks"])
+    assert all(float(tick["label"]) == pytest.approx(tick["at"]) for tick in detail["ticks"])
+
+
+def clipped_at(bits, scheme):
+    """Return a histogram with limits for one of the schemes alone."""
+    limits = (-0.5, bits / 10) if scheme == "per tensor" else None
+    counts = np.array([1, bits, 5, 0])
+    return Histogram("activations", "x", np.linspace(-1, 1, 5), counts, np.arange(99.0), limits)
+
+
+def test_the_buffer_holds_the_limits_where_there_are_some(planted):
+    panel = Panel(planted, "Bits", detail=clipped_at)
+    heights, levels, limits = unpack_details(panel)
+    assert np.isnan(levels).all()
+    for n, setting in enumerate(SETTINGS):
+        expected = clipped_at(**setting)
+        assert np.array_equal(heights[n], expected.counts)
+        ends = expected.limits or (np.nan, np.nan)
+        assert np.allclose(limits[n], ends, equal_nan=True)
+
+
+def test_the_key_names_the_limits_where_there_are_some(planted):
+    shaded = "shaded: outside of the range, clipped"
+    assert Panel(planted, "Bits", detail=clipped_at).spec["key"][-1] == shaded
+    assert shaded not in Panel(planted, "Bits", detail=histogram_at).spec["key"]
+    assert shaded not in Panel(planted, "Bits").spec["key"]
+
+
+POWERS = np.array([0.01, 0.1, 1.0, 10.0, 300.0])
+
+
+def log_at(bits, scheme):
+    """Return a logarithmic histogram, with a limit and a level that a logarithm cannot show."""
+    counts = np.array([0, bits, 99, 10_000 - 1])
+    levels = np.array([-1.0, 0.0, 0.1, 100.0])
+    return Histogram("weights", "size", POWERS, counts, levels, (-3.0, 10.0 * bits), is_log=True)
+
+
+def test_a_logarithmic_histogram_is_placed_in_powers_of_ten(planted):
+    panel = Panel(planted, "Bits", detail=log_at)
+    detail = panel.spec["detail"]
+    heights, levels, limits = unpack_details(panel)
+    for n, setting in enumerate(SETTINGS):
+        bits = setting["bits"]
+        assert np.allclose(heights[n], [0, np.log10(1 + bits), 2, 4])
+        assert np.allclose(levels[n][:4], [-2, -2, -1, 2])
+        assert np.isnan(levels[n][4:]).all()
+        assert np.allclose(limits[n], [-2, np.log10(10 * bits)])
+    assert detail["most"] == pytest.approx(4)
+    assert detail["low"] == pytest.approx(-2)
+    assert detail["high"] == pytest.approx(np.log10(300))
+    for tick in detail["ticks"]:
+        assert detail["low"] <= tick["at"] <= detail["high"]
+        assert float(tick["label"]) == pytest.approx(10 ** tick["at"], rel=0.01)
+    assert {tick["label"] for tick in detail["ticks"]} >= {"0.01", "0.1", "1", "10", "100"}
+
+
+def test_the_height_and_place_of_an_example():
+    linear = Histogram("a", "x", POWERS, np.array([0, 9, 99, 5]), np.empty(0))
+    assert linear.heights().tolist() == [0, 9, 99, 5]
+    assert linear.place([-1.0, 0.0, 20.0]).tolist() == [-1, 0, 20]
+    logarithmic = Histogram("a", "x", POWERS, linear.counts, np.empty(0), is_log=True)
+    assert np.allclose(logarithmic.heights(), [0, 1, 2, np.log10(6)])
+    assert np.allclose(logarithmic.place([-1.0, 0.0, 0.1, 1.0, 1000.0]), [-2, -2, -1, 0, 3])
 
 
 # The static twin
 
 
-@pytest.mark.parametrize("detail", [None, histogram_at])
+@pytest.mark.parametrize("detail", [None, histogram_at, clipped_at, log_at])
 def test_the_picture_is_the_same_for_every_setting(planted, detail):
     panel = Panel(planted, "Bits", detail=detail)
     sizes = set()

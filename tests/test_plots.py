@@ -146,6 +146,53 @@ def test_a_histogram_shows_its_levels_if_they_are_few(levels, drawn):
     assert ax.get_title().replace(",", "").split() == ["weights", "4", "bits"]
 
 
+COUNTS = np.array([10, 1000, 0, 3])
+EVEN, POWERS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([0.01, 0.1, 1.0, 10.0, 100.0])
+
+
+def shaded(ax) -> list[tuple[float, float]]:
+    """Return from where to where each shaded part reaches."""
+    _, *parts = ax.patches  # the first are the steps
+    boxes = [part.get_extents().transformed(ax.transData.inverted()) for part in parts]
+    return [(box.x0, box.x1) for box in boxes]
+
+
+@pytest.mark.parametrize(
+    ("limits", "parts"),
+    [((-1.0, 1.5), [(-2, -1), (1.5, 2)]), ((0.0, 0.5), [(-2, 0), (0.5, 2)]),
+     ((-2.0, 2.0), [(-2, -2), (2, 2)]), ((-7.0, 9.0), [(-2, -2), (2, 2)])],
+)  # fmt: skip
+def test_what_is_clipped_is_shaded_from_the_limit_to_the_edge(limits, parts):
+    (ax,) = plots.new_axes()
+    ax.margins(x=0)
+    plots.plot_histogram(ax, Histogram("a", "x", EVEN, COUNTS, np.arange(99.0), limits))
+    assert np.allclose(shaded(ax), parts)
+    assert np.allclose(ax.get_xlim(), (-2, 2))
+
+
+def test_nothing_is_shaded_without_limits():
+    (ax,) = plots.new_axes()
+    plots.plot_histogram(ax, Histogram("a", "x", EVEN, COUNTS, np.arange(99.0)))
+    assert shaded(ax) == []
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear")
+
+
+@pytest.mark.parametrize("limits", [(0.1, 20.0), (-5.0, 20.0), (0.0, 1e9)])
+def test_a_logarithmic_histogram_shows_the_counts_and_its_limits(limits):
+    (ax,) = plots.new_axes()
+    levels = np.array([0.1, 1.0])
+    plots.plot_histogram(ax, Histogram("a", "x", POWERS, COUNTS, levels, limits, is_log=True))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_xlim() == (0.01, 100)
+    assert 0 < ax.get_ylim()[0] < 1  # one value is a bar that is seen
+    assert np.array_equal(ax.patches[0].get_data().values, COUNTS)
+    expected = [(0.01, max(limits[0], 0.01)), (min(limits[1], 100), 100)]
+    assert np.allclose(shaded(ax), expected)
+    (lines,) = ax.collections
+    assert [segment[0][0] for segment in lines.get_segments()] == [0.1, 1]
+    assert plots.figure_png(ax.figure).startswith(PNG)
+
+
 def test_a_panel_s_picture_shows_accuracy_latency_and_a_detail():
     sweep = plant_sweep("a", "b")
     figure = plots.draw_panel(sweep, None)

@@ -18,6 +18,7 @@ from course_utils.quantize import (
     narrow_weights,
     pack_bits,
     quantize_affine,
+    quantize_bias,
     quantize_symmetric,
     quantize_weights,
     quantized_weights,
@@ -209,6 +210,129 @@ def test_the_tensor_itself_is_not_changed(quantize_tensor):
     tensor = torch.tensor([0.3, -1.2, 2.7])
     quantize_tensor(tensor, 2)
     assert torch.equal(tensor, torch.tensor([0.3, -1.2, 2.7]))
+
+
+# Rounding to a range that was chosen before
+
+
+def test_the_integers_of_a_range():
+    tensor = torch.tensor([-9.0, -1.0, -0.26, 0.0, 0.24, 1.44, 2.0, 77.0])
+    made = quantize_affine(tensor, 4, limits=(-1.0, 2.0))  # one step is 0.2
+    assert made.integers.tolist() == [0, 0, 4, 5, 6, 12, 15, 15]
+    assert made.zero_point == 5
+    assert made.integers.dtype == made.zero_point.dtype == torch.int32
+    assert made.scale.dtype == torch.float32
+
+
+@given(tensors(), WIDTHS)
+def test_the_extremes_as_range_change_nothing(tensor, bits):
+    low, high = min(tensor.min().item(), 0), max(tensor.max().item(), 0)
+    assume(low < high)
+    expected = quantize_affine(tensor, bits)
+    made = quantize_affine(tensor, bits, limits=(low, high))
+    assert torch.equal(made.integers, expected.integers)
+    assert made.scale == expected.scale
+    assert made.zero_point == expected.zero_point
+
+
+@pytest.mark.parametrize("limits", [(0.0, 3.0), (-3.0, 0.0), (-1.0, 3.0)])
+@pytest.mark.parametrize("bits", [2, 5, 8, 16])
+def test_clipped_values_end_at_the_range(limits, bits):
+    far = torch.tensor([-1e30, -1e3, 1e3, 1e30])
+    made = quantize_affine(far, bits, limits=limits)
+    assert made.integers.tolist() == [0, 0, 2**bits - 1, 2**bits - 1]
+    ends = made.dequantize().tolist()
+    half_a_step = 0.5001 * made.scale.item()  # what rounding the zero point may move the ends
+    assert ends[0] == ends[1] == pytest.approx(limits[0], abs=half_a_step)
+    assert ends[2] == ends[3] == pytest.approx(limits[1], abs=half_a_step)
+
+
+@given(tensors(), st.floats(-50, 0, width=32), st.floats(0.125, 50, width=32), WIDTHS)
+def test_what_is_inside_of_the_range_is_rounded_and_zero_stays_zero(tensor, low, high, bits):
+    made = quantize_affine(tensor, bits, limits=(low, high))
+    assert_integers_are_within(made, 0, 2**bits - 1)
+    assert 0 <= made.zero_point <= 2**bits - 1
+    error = (made.dequantize() - tensor).abs()
+    inside = (tensor >= low) & (tensor <= high)
+    assert (error[inside] <= 1.001 * made.scale).all()  # at an end, half a step more
+    assert (made.dequantize()[tensor == 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [(0.0, 0.0), (1.0, 2.0), (-2.0, -1.0), (1.0, -1.0), (math.nan, 1.0), (-1.0, math.nan),
+     (-1.0, math.inf), (-math.inf, 0.0), (-3e38, 3e38)],
+)  # fmt: skip
+def test_a_range_without_zero_or_a_finite_width_is_refused(limits):
+    with pytest.raises(ValueError, match="has to hold 0 and have a finite width") as error:
+        quantize_affine(torch.ones(3), 8, limits=limits)
+    assert f"not ({limits[0]}, {limits[1]})" in str(error.value)
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1e-44), (-1e-44, 0.0), (-1e-40, 1e-40)])
+def test_a_range_too_narrow_for_a_step_makes_no_strange_integers(limits):
+    made = quantize_affine(torch.tensor([-1.0, 0.0, 1.0]), 8, limits=limits)
+    assert made.dequantize().isfinite().all()
+    assert_integers_are_within(made, 0, 255)
+    assert made.dequantize()[1] == 0
+
+
+# A bias, on the grid of the products that it is added to
+
+
+def test_the_bias_of_an_example():
+    weight = quantize_symmetric(torch.tensor([[12.7, 0.0], [-1.27, 0.5]]), 8, channel_axis=0)
+    bias = quantize_bias(torch.tensor([1.0, -0.0123]), 0.5, weight)  # steps of 0.05 and 0.005
+    assert bias.integers.tolist() == [20, -2]
+    assert bias.scale.tolist() == pytest.approx([0.05, 0.005])
+    assert bias.zero_point.tolist() == [0, 0]
+    assert (bias.bits, bias.integers.dtype) == (32, torch.int32)
+
+
+@given(
+    arrays(np.float32, 3, elements=st.floats(-10, 10, width=32)),
+    st.floats(1e-3, 10),
+    st.integers(2, 8),
+    st.booleans(),
+)
+def test_a_bias_is_off_by_half_a_step_at_most(numbers, input_scale, bits, per_channel):
+    weight = quantize_symmetric(
+        torch.tensor([[0.5, -1.0], [0.02, 0.01], [4.0, 3.0]]), bits, 0 if per_channel else None
+    )
+    bias = torch.from_numpy(numbers)
+    made = quantize_bias(bias, input_scale, weight)
+    steps = (input_scale * weight.scale.reshape(-1)).expand(3).double()
+    restored = steps * made.integers
+    assert ((restored - bias).abs() <= 0.5 * steps + 1e-6 * bias.abs()).all()
+    assert torch.allclose(made.dequantize().double(), restored, rtol=1e-6)
+
+
+def test_sums_of_integers_with_their_bias_are_the_layer(tiny_mlp):
+    """The layer in integers alone, multiplied by one step for each channel at the end."""
+    layer = tiny_mlp.get_submodule("layers.0")
+    random = torch.Generator().manual_seed(0)
+    x = quantize_affine(torch.rand(5, 144, generator=random), 8)
+    weight = quantize_symmetric(layer.weight.detach(), 8, channel_axis=0)
+    bias = quantize_bias(layer.bias.detach(), x.scale.item(), weight)
+    sums = (x.integers - x.zero_point).long() @ weight.integers.long().T + bias.integers
+    real = x.dequantize().double() @ weight.dequantize().double().T + layer.bias.double()
+    assert ((bias.scale * sums - real).abs() <= 0.501 * bias.scale).all()
+
+
+@pytest.mark.parametrize(
+    ("bias", "largest_weight"),
+    [(1.0, 1e-9), (-1.0, 1e-9), (3e38, 1.0), (math.nan, 1.0), (math.inf, 1.0), (2.0**31, 127.0)],
+)
+def test_a_bias_that_32_bits_cannot_hold_is_refused(bias, largest_weight):
+    weight = quantize_symmetric(torch.tensor([[127.0], [largest_weight]]), 8, channel_axis=0)
+    with pytest.raises(ValueError, match="does not fit into 32 bits"):
+        quantize_bias(torch.tensor([0.0, bias]), 1.0, weight)
+
+
+def test_the_largest_bias_that_fits_is_kept():
+    weight = quantize_symmetric(torch.tensor([[127.0]]), 8)  # a step of 1
+    bias = torch.tensor([2.0**31 - 1], dtype=torch.float64)
+    assert quantize_bias(bias, 1.0, weight).integers.item() == 2**31 - 1
 
 
 # What cannot be quantized

@@ -3,7 +3,10 @@
 import copy
 import functools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -208,13 +211,23 @@ def test_the_kernel_and_the_remark_name_what_runs(built, bits, kernel, told):
     assert bool(runner.remark) == bool(told)
 
 
+def plant_operators(monkeypatch, operators: dict[str, int]) -> None:
+    """Let every graph run with these operators, as it may on another machine."""
+    load = onnx_runtime.load
+    monkeypatch.setattr(
+        onnx_runtime,
+        "load",
+        lambda content, **options: replace(load(content, **options), operators=operators),
+    )
+
+
 @pytest.mark.parametrize("reduce_range", [True, False])
 @pytest.mark.parametrize("bits", [8, 5])
 def test_the_kernel_is_fp32_if_no_int8_operator_runs(
     quantized, images, monkeypatch, bits, reduce_range
 ):
     model = quantized("tiny_mlp", bits)
-    monkeypatch.setattr(onnx_runtime, "_operators", lambda artefact: {"Conv": 1})
+    plant_operators(monkeypatch, {"Conv": 1})
     runner = runtimes.build(model, images, reduce_range=reduce_range)
     assert runner.kernel == "fp32"
     assert runner.remark == "ONNX Runtime found no int8 kernel for this graph here"
@@ -222,14 +235,40 @@ def test_the_kernel_is_fp32_if_no_int8_operator_runs(
 
 @pytest.mark.parametrize("operator", sorted(onnx_runtime.INT8_OPERATORS))
 def test_the_kernel_is_int8_if_any_int8_operator_runs(quantized, images, monkeypatch, operator):
-    monkeypatch.setattr(onnx_runtime, "_operators", lambda artefact: {"Conv": 1, operator: 1})
+    plant_operators(monkeypatch, {"Conv": 1, operator: 1})
     assert runtimes.build(quantized("tiny_mlp", 8), images).kernel == "int8 (U8S8)"
+
+
+@pytest.mark.parametrize(
+    ("operators", "remark"),
+    [
+        ({"QLinearConv": 5, "QGemm": 1, "Transpose": 2, "QLinearAdd": 3}, ""),
+        ({"QLinearConv": 5, "Conv": 2}, "only 5 of 7 layers ran in int8, the others fp32"),
+        ({"FusedConv": 1, "Gemm": 1, "MatMul": 1, "QLinearMatMul": 1, "Add": 9},
+         "only 1 of 4 layers ran in int8, the others fp32"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("bits", "reduce_range", "other"),
+    [
+        (8, False, ""),
+        (8, True, "weights held to 7 bits, so that 16-bit sums cannot overflow"),
+        (5, True, "no 5-bit kernel here: its integers ran in the int8 kernel"),
+    ],
+)
+def test_the_remark_tells_how_many_layers_were_left_in_fp32(
+    quantized, images, monkeypatch, operators, remark, bits, reduce_range, other
+):
+    plant_operators(monkeypatch, operators)
+    runner = runtimes.build(quantized("tiny_mlp", bits), images, reduce_range=reduce_range)
+    assert runner.kernel == "int8 (U8S8)"
+    assert runner.remark == "; ".join(filter(None, [other, remark]))
 
 
 @pytest.mark.parametrize("bits", [8, 5, 3])
 def test_the_kernel_it_tells_is_that_of_the_optimised_graph(built, name, bits):
     runner = built(name, bits)
-    runs_int8 = bool(onnx_runtime.INT8_OPERATORS & runtimes.count_operators(runner).keys())
+    runs_int8 = bool(onnx_runtime.INT8_OPERATORS & runner.operators.keys())
     assert runner.kernel == ("int8 (U8S8)" if runs_int8 else "fp32")
 
 
@@ -247,20 +286,46 @@ def test_eager_says_what_it_is(tiny_mlp, images):
 
 
 def test_int8_convolutions_are_integer_operators(built):
-    operators = runtimes.count_operators(built("tiny_convnet", 5))
+    operators = built("tiny_convnet", 5).operators
     assert operators["QLinearConv"] == 1 + 3 * 2 + 2  # stem, three blocks, two shortcuts
     assert "Conv" not in operators
 
 
 def test_float_convolutions_are_float_operators(built):
-    operators = runtimes.count_operators(built("tiny_convnet", 16))
+    operators = built("tiny_convnet", 16).operators
     assert sum(count for name, count in operators.items() if "Conv" in name) == 1 + 3 * 2 + 2
     assert not any(name.startswith("QLinear") for name in operators)
 
 
 def test_operators_of_an_eager_runner_are_unknown(tiny_mlp, images):
-    with pytest.raises(ValueError, match=r"Only a runner of ONNX Runtime.*not PyTorch eager"):
-        runtimes.count_operators(runtimes.build_eager(tiny_mlp, images))
+    assert runtimes.build_eager(tiny_mlp, images).operators == {}
+
+
+# Where the time goes
+
+
+@pytest.mark.parametrize("bits", [32, 5])
+def test_the_profile_has_a_time_for_each_kind_of_operator(built, images, name, bits):
+    runner = built(name, bits)
+    times = runtimes.profile_operators(runner, images[:1], runs=3)
+    assert times.keys() == runner.operators.keys()
+    assert all(milliseconds > 0 for milliseconds in times.values())
+    assert list(times.values()) == sorted(times.values(), reverse=True)
+
+
+def test_the_profile_of_many_images_is_longer(built, images):
+    runner = built("tiny_convnet", 32)
+    one, all_of_them = (
+        sum(runtimes.profile_operators(runner, batch, runs=5).values())
+        for batch in (images[:1], np.tile(images, (5, 1, 1, 1)))
+    )
+    assert all_of_them > 3 * one
+
+
+def test_an_eager_runner_has_no_operators_to_profile(tiny_mlp, images):
+    eager = runtimes.build_eager(tiny_mlp, images)
+    with pytest.raises(ValueError, match=r"Only a runner of ONNX Runtime.*PyTorch eager"):
+        runtimes.profile_operators(eager, images)
 
 
 # The file that ships
@@ -415,6 +480,72 @@ def test_a_second_model_of_the_same_structure_computes_its_own_answers(
     assert len(exports) <= 1
 
 
+def small_net(width: int) -> nn.Module:
+    """Return a net for images of any size, so small that it is exported quickly."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(width)
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(width, 10),
+        )  # fmt: skip
+
+
+def assert_exports_compute(model: nn.Module, images: np.ndarray) -> None:
+    """Check the graph that a model is exported as."""
+    session = export.open_session(export.export_onnx(model, images))
+    logits = session.run(None, {"images": images})[0]
+    assert largest_difference(logits, logits_of(model, images)) < 1e-5
+
+
+def test_the_last_few_structures_are_kept(images, exports, monkeypatch):
+    monkeypatch.setattr(export, "_EXPORTED", {})
+    monkeypatch.setattr(export, "MOST_EXPORTED", 2)
+    first, second, third = (small_net(width) for width in (2, 3, 4))
+    for model in (first, second, first, second):
+        assert_exports_compute(model, images)
+    assert len(exports) == 2
+    for model in (third, second):  # the oldest made way
+        assert_exports_compute(model, images)
+    assert len(exports) == 3
+    assert len(export._EXPORTED) == 2
+
+
+def test_a_large_graph_is_not_kept(images, exports, monkeypatch):
+    monkeypatch.setattr(export, "_EXPORTED", {})
+    monkeypatch.setattr(export, "LARGEST_EXPORTED", 100)
+    for _ in range(2):
+        assert_exports_compute(small_net(2), images)
+    assert len(exports) == 2
+    assert export._EXPORTED == {}
+
+
+def test_the_same_model_for_images_of_another_size_computes_its_own_answers(images):
+    model = small_net(5)
+    for side in (12, 9, 12):
+        pictures = np.ascontiguousarray(images[:, :, :side, :side])
+        runner = runtimes.build(model, pictures)
+        assert runner.image_shape == (1, side, side)
+        assert largest_difference(runner(pictures), logits_of(model, pictures)) < 1e-5
+
+
+class BranchesOnAShape(nn.Module):
+    """Cannot be traced with ``torch.fx``, so that its structure is unknown."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.layer, self.factor = nn.Linear(144, 10), factor
+
+    def forward(self, images):
+        if len(images.shape) > 2:
+            images = images.flatten(1) * self.factor
+        return self.layer(images)
+
+
+def test_models_whose_structure_is_unknown_are_not_mistaken_for_each_other(images):
+    for factor in (1.0, -3.0):
+        assert_exports_compute(BranchesOnAShape(factor), images)
+
+
 @pytest.mark.parametrize(("hidden", "size"), [(8, 1.0), (9, 1e-4)])
 def test_biases_that_were_zero_in_the_first_model_count_in_the_second(hidden, size, images):
     """Zeros may be left out of a graph, and then there is no place for a later bias."""
@@ -434,3 +565,33 @@ def test_models_that_differ_in_their_code_alone_are_told_apart(tiny_mlp, images)
     doubled.recompile()
     single = runtimes.build(tiny_mlp, images)(images)
     assert largest_difference(runtimes.build(doubled, images)(images), 2 * single) < 1e-5
+
+
+# Without the libraries
+
+
+BLOCKED = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {library!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import course_utils.runtimes
+except ModuleNotFoundError as error:
+    print(error.name.split(".")[0], error.__suppress_context__, error)
+"""
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "onnx"])
+def test_without_onnx_runtime_the_import_says_what_to_install(library):
+    shown = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(library=library)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert shown.startswith(f"{library} True No module named '{library}")
+    assert "`make setup` installs it" in shown
+    assert "pip install onnxruntime onnx onnxscript" in shown

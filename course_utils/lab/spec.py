@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -140,9 +141,9 @@ def _said(point: Point, cards: Sequence[Card]) -> str:
 def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
     first = details[0]
     low, high = map(float, first.place(first.edges[[0, -1]]))
-    places = MaxNLocator(4).tick_values(low, high)
+    places: Sequence[float] = MaxNLocator(4).tick_values(low, high)
     if first.is_log:
-        places = np.arange(np.ceil(low), np.floor(high) + 1)  # whole powers of ten
+        places = range(math.ceil(low), math.floor(high) + 1)  # whole powers of ten
     ticks = [float(place) for place in places if low <= place <= high]
     return {
         "titles": [detail.title for detail in details],

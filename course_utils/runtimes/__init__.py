@@ -8,9 +8,10 @@ except ModuleNotFoundError as error:
         " `pip install onnxruntime onnx onnxscript` in the environment of this notebook.",
         name=error.name,
     ) from None
-from course_utils.runtimes.onnx_runtime import build, build_weight_only, load, profile_operators
+from course_utils.runtimes.onnx_runtime import build, load, profile_operators
 from course_utils.runtimes.runner import Runner
 from course_utils.runtimes.torch_eager import build_eager
+from course_utils.runtimes.weight_only import build_weight_only
 
 __all__ = [
     "Runner", "build", "build_eager", "build_weight_only", "load", "observe_activations",

@@ -18,7 +18,7 @@ from torch import fx, nn
 from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
 _EXPORTED: dict[str, onnx.ModelProto] = {}
-MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**24  # how many graphs are kept, and of how many bytes
+MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**25  # how many graphs are kept, and of how many bytes
 
 
 def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
@@ -45,7 +45,9 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
         raise ValueError(
             f"The model does not accept images of shape {images.shape}: {error}"
         ) from None
-    structure = _structure(model)
+    if not torch.isfinite(logits).all():
+        raise ValueError("The model returns NaN or infinite logits: there is nothing to export.")
+    structure = _structure(model, example)
     if structure is not None and structure in _EXPORTED:
         graph = _with_weights(_EXPORTED[structure], model)
         if _computes(graph, example.numpy(), logits.numpy()):
@@ -136,14 +138,14 @@ def unpack(content: bytes) -> onnx.ModelProto:
     return graph
 
 
-def _structure(model: nn.Module) -> str | None:
+def _structure(model: nn.Module, example: torch.Tensor) -> str | None:
     """Return all that determines a model's graph, but for the values of its weights."""
     try:
         traced = fx.symbolic_trace(model)
     except Exception:  # a forward that branches on values, for instance: export it each time
         return None
     shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-    return f"{traced.code}{traced}{shapes}"
+    return f"{traced.code}{traced}{shapes}{tuple(example.shape)}"
 
 
 def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
@@ -162,7 +164,7 @@ def _computes(graph: onnx.ModelProto, images: np.ndarray, logits: np.ndarray) ->
 
 
 def open_session(
-    graph: onnx.ModelProto,
+    graph: onnx.ModelProto | bytes,
     *,
     threads: int = 1,
     optimise: bool = True,
@@ -179,12 +181,14 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised_file is not None:
         options.optimized_model_filepath = str(optimised_file)
+        options.add_session_config_entry(  # its weights are not wanted
+            "session.optimized_model_external_initializers_file_name", "weights"
+        )
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content = graph if isinstance(graph, bytes) else graph.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ ONNX Runtime's own quantizer writes the graphs; the integers of the weights and 
 the activations are ours.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,6 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -122,9 +119,18 @@ def quantize_static_graph(
         integers: Activations as unsigned or as signed bytes; weights are always signed.
 
     Raises:
-        ValueError: The graph's opset is too old, or an activation has no range.
+        ValueError: The graph's opset is too old, an activation has no range or one that is none,
+            or there are no such kernels.
     """
     check_opset(graph)
+    if integers not in ACTIVATIONS:
+        raise ValueError(f"There are kernels for {', '.join(ACTIVATIONS)}, not for {integers}.")
+    for name, limit in ranges.items():
+        if not (isinstance(limit, Range) and -math.inf < limit.low <= 0 <= limit.high < math.inf):
+            raise ValueError(
+                f"The range of {name!r} has to be a calibrate.Range that holds 0, as the methods in"
+                f" calibrate return it, not {str(limit)[:60]}."
+            )
     overrides = {name: _on_grid(weight) for name, weight in weights.items()}
     fused = {n.input[0]: ranges[n.output[0]] for n in graph.graph.node if _is_fused(n, ranges)}
     limits = {
@@ -148,8 +154,8 @@ def quantize_static_graph(
             quantizer.quantize_model()
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f"The graph cannot be quantized with the ranges of {sorted(ranges)}: {error}. Were"
-                " they observed in this model?"
+                f"The graph cannot be quantized with the ranges of {sorted(ranges)}; were they"
+                f" observed in this model? ONNX Runtime says: {error}"
             ) from None
     return without_notes(quantizer.model.model)
 
@@ -177,62 +183,6 @@ def quantize_dynamic_graph(graph: onnx.ModelProto, *, reduce_range: bool) -> onn
         return without_notes(onnx.load(file))
 
 
-def quantize_matrices(
-    graph: onnx.ModelProto, bits: int, *, block: int = 32, accuracy_level: int = 4
-) -> onnx.ModelProto:
-    """Return the graph with only the weights of its MatMul nodes rounded (MatMulNBits).
-
-    Each ``block`` of weights that lie along a column of the matrix has a scale of its own.
-
-    Args:
-        graph: In float32; what is no MatMul (a Gemm, say) stays as it is, see ``gemm_to_matmul``.
-        bits: 2, 4 or 8.
-        block: Weights that share a scale: a power of two from 16 on.
-        accuracy_level: What the kernel computes in: 4 is int8, 0 (ONNX Runtime's default) fp32.
-
-    Raises:
-        ValueError: There is no kernel for this width.
-    """
-    if bits not in (2, 4, 8):
-        raise ValueError(f"MatMulNBits has kernels for 2, 4 and 8 bits, not for {bits}.")
-    untouched = onnx.ModelProto()
-    untouched.CopyFrom(graph)
-    with quiet():
-        config = DefaultWeightOnlyQuantConfig(
-            block_size=block, is_symmetric=True, accuracy_level=accuracy_level, bits=bits
-        )
-        quantizer = MatMulNBitsQuantizer(untouched, algo_config=config)
-        quantizer.process()
-    return without_notes(quantizer.model.model)
-
-
-def gemm_to_matmul(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with each Gemm, an exported ``nn.Linear`` with bias, as MatMul and Add."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(graph)
-    stored = {initializer.name: initializer for initializer in changed.graph.initializer}
-    nodes = []
-    for node in changed.graph.node:
-        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        is_linear = settings.pop("transB", 0) == 1 and all(
-            settings[name] == usual
-            for name, usual in {"alpha": 1.0, "beta": 1.0, "transA": 0}.items()
-            if name in settings
-        )
-        if node.op_type != "Gemm" or not is_linear or len(node.input) < 3:
-            nodes.append(node)
-            continue
-        x, weight, bias = node.input
-        matrix = onnx.numpy_helper.to_array(stored[weight]).T
-        stored[weight].CopyFrom(onnx.numpy_helper.from_array(matrix.copy(), weight))
-        product = f"{node.output[0]}_product"
-        nodes.append(onnx.helper.make_node("MatMul", [x, weight], [product], f"{weight}_matmul"))
-        nodes.append(onnx.helper.make_node("Add", [product, bias], node.output, f"{bias}_add"))
-    del changed.graph.node[:]
-    changed.graph.node.extend(nodes)
-    return changed
-
-
 def check_calibration(images: np.ndarray, pixels: Range | None = PIXELS) -> None:
     """Raise ``ValueError`` if ranges cannot be learned from these images."""
     if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
@@ -253,13 +203,19 @@ def check_calibration(images: np.ndarray, pixels: Range | None = PIXELS) -> None
 
 def check_opset(graph: onnx.ModelProto) -> None:
     """Raise ``ValueError`` if the graph is written in a version that cannot be quantized."""
-    opset = next((item.version for item in graph.opset_import if item.domain == ""), 0)
+    opset = find_opset(graph)
     if opset < OLDEST_OPSET:
         raise ValueError(
             f"This ONNX graph is written in opset {opset}; a scale for each channel needs"
             f" {OLDEST_OPSET} or later. Export it again, or convert it with"
             " onnx.version_converter."
         )
+
+
+def find_opset(graph: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a graph is written in; 0 if it says none."""
+    own = [item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")]
+    return max(own, default=0)
 
 
 def _is_fused(node: onnx.NodeProto, ranges: Mapping[str, Range]) -> bool:

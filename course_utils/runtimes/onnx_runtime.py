@@ -21,6 +21,7 @@ from course_utils.runtimes.runner import Runner
 NAME = "ONNX Runtime"
 CALIBRATION_IMAGES = 200
 REDUCED_BITS = 7
+OLDEST_OPSET = 7  # the first that ONNX Runtime promises to run
 INT8_OPERATORS = {
     "QLinearConv", "QLinearMatMul", "QGemm",
     "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -68,7 +69,7 @@ def build(
     remarks, packed = [], weights
     if reduce_range is None:
         reduce_range = machine.int8_sums_overflow()
-    if bits == 8 and reduce_range:
+    if bits == 8 and reduce_range and arithmetic != "dynamic":
         model = quantize.narrow_weights(model, REDUCED_BITS)
         weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
         remarks.append("weights held to 7 bits, so that 16-bit sums cannot overflow")
@@ -85,56 +86,25 @@ def build(
     if bits < 8:
         remarks.append(f"no {bits}-bit kernel here: its integers ran in the int8 kernel")
     runner = load(pack(graph, packed), threads=threads)
-    in_int8, in_fp32 = (
-        sum(count for name, count in runner.operators.items() if name in kind)
-        for kind in (INT8_OPERATORS, FLOAT_OPERATORS)
-    )
+    in_int8 = count_layers(runner, INT8_OPERATORS)
     if not in_int8:
         remark = "ONNX Runtime found no int8 kernel for this graph here"
         return replace(runner, kernel="fp32", remark=remark)
-    if in_fp32:
-        all_layers = in_int8 + in_fp32
-        remarks.append(f"only {in_int8} of {all_layers} layers ran in int8, the others in fp32")
-    return replace(runner, kernel=f"int8 ({arithmetic})", remark="; ".join(remarks))
+    if arithmetic == "dynamic" and reduce_range and "ConvInteger" not in runner.operators:
+        remarks.append("weights held to ±64, so that 16-bit sums cannot overflow")
+    remarks.append(tell_left_over(runner, in_int8, "ran in int8"))
+    return replace(runner, kernel=f"int8 ({arithmetic})", remark="; ".join(filter(None, remarks)))
 
 
-def build_weight_only(
-    model: nn.Module,
-    images: np.ndarray,
-    bits: int,
-    *,
-    block: int = 32,
-    accuracy_level: int = 4,
-    as_exported: bool = False,
-    threads: int = 1,
-) -> Runner:
-    """Return a runner whose matrices have 8, 4 or 2 bits a weight; activations stay float32.
+def count_layers(runner: Runner, operators: set[str]) -> int:
+    """Return how many of the operators that run are of the given kinds."""
+    return sum(count for name, count in runner.operators.items() if name in operators)
 
-    ONNX Runtime's MatMulNBits kernel unpacks the weights while it multiplies. Convolutions are
-    left as they are.
 
-    Args:
-        model: With ``nn.Linear`` layers; its weights are rounded here, block by block.
-        images: A batch (n, ...) float32 of what it takes; only its shape is used.
-        bits: 2, 4 or 8.
-        block: How many weights share a scale: a power of two from 16 on.
-        accuracy_level: What the kernel computes in: 4 is int8, 0 (ONNX Runtime's default) fp32.
-        as_exported: Leave a linear layer with bias the Gemm that it is exported as; the
-            quantizer passes over it without a word then.
-        threads: How many threads share one call.
-
-    Raises:
-        ValueError: There is no kernel for this width, or the model does not accept the images.
-    """
-    graph = export_onnx(model, images)
-    if not as_exported:
-        graph = onnx_int8.gemm_to_matmul(graph)
-    graph = onnx_int8.quantize_matrices(graph, bits, block=block, accuracy_level=accuracy_level)
-    runner = load(graph.SerializeToString(), threads=threads)
-    if "MatMulNBits" not in runner.operators:
-        remark = "there is no matrix in this graph that the kernel could take"
-        return replace(runner, kernel="fp32", remark=remark)
-    return replace(runner, kernel=f"{bits}-bit weights (MatMulNBits)")
+def tell_left_over(runner: Runner, done: int, what: str) -> str:
+    """Say how many layers were left in fp32; nothing if none were."""
+    left = count_layers(runner, FLOAT_OPERATORS)
+    return f"only {done} of {done + left} layers {what}, the others fp32" if left else ""
 
 
 def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
@@ -151,13 +121,13 @@ def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
             opset for instance.
     """
     try:
-        graph = unpack(content)
+        unpacked = unpack(content).SerializeToString()
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
             session = open_session(
-                graph, threads=threads, optimise=optimise, optimised_file=optimised
+                unpacked, threads=threads, optimise=optimise, optimised_file=optimised
             )
-            nodes = onnx.load(optimised).graph.node
+            nodes = onnx.load(optimised, load_external_data=False).graph.node
     except Exception as error:  # protobuf and ONNX Runtime raise classes of their own
         raise ValueError(_why_not(content, error)) from None
     if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
@@ -176,13 +146,15 @@ def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
 def profile_operators(runner: Runner, images: np.ndarray, runs: int = 30) -> dict[str, float]:
     """Return the milliseconds that one call spends in each kind of operator, most first.
 
-    The median over the runs of ONNX Runtime's own profile, on one thread, of the optimised graph.
+    The median over the runs of ONNX Runtime's own profile, on one thread, of the file as it is
+    optimised on this machine.
 
     Raises:
-        ValueError: The runner belongs to another runtime.
+        ValueError: The runner belongs to another runtime, or does not take these images.
     """
     if runner.runtime != NAME:
         raise ValueError(f"Only a runner of {NAME} has operators to profile: {runner.runtime}.")
+    runner(images)  # so that images of another shape are named
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(unpack(runner.artefact), profile=Path(folder) / "profile")
         (given,) = session.get_inputs()
@@ -205,16 +177,14 @@ def _why_not(content: bytes, error: Exception) -> str:
     """Say why a file cannot be run, and what can be done."""
     try:
         graph = onnx.load_from_string(content)
-        opset = next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx"))
     except Exception:
         return f"This is no ONNX file ({len(content)} bytes); is it complete?"
-    newest = onnx.defs.onnx_opset_version()
-    advice = (
-        f" It is written in opset {opset} (format version {graph.ir_version}); the onnx package"
-        f" here knows opsets up to {newest}. Export it again with an older one."
-        if opset > newest or graph.ir_version > onnx.IR_VERSION
-        else f" It is written in opset {opset}; ONNX Runtime supports 7 and later."
-        if opset < 7
-        else ""
-    )
-    return f"ONNX Runtime cannot run this file.{advice} It says: {str(error)[:200]}"
+    reason = " ".join(str(error).rsplit(") ", 1)[-1].split())[-300:]  # without C++ signatures
+    opset = onnx_int8.find_opset(graph)
+    advice = ""
+    if opset < OLDEST_OPSET or "opset" in reason.lower() or "version" in reason.lower():
+        advice = (
+            f" It is written in opset {opset}, in version {graph.ir_version} of the format; export"
+            " it again with a version that ONNX Runtime supports here."
+        )
+    return f"ONNX Runtime cannot run this file.{advice} It says: {reason}"

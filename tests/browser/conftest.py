@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 ASK_PYTHON = """
-print(repr((panel.setting, [tuple(card) for card in panel.cards])))
+panels = [value for value in globals().values() if isinstance(value, lab.Panel)]
+print({p._name: (p.setting, [tuple(card) for card in p.cards]) for p in panels})
 """
 
 
@@ -38,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
 def _run_lesson(browser: Browser, server: LabServer, name: str) -> Iterator[LabPage]:
     with open_page(browser, server, height=1400) as page:
         page.open(name)
-        page.run_all(seconds=120)
+        page.run_all(seconds=300)
         yield page
 
 

@@ -11,12 +11,13 @@ from playwright.sync_api import Locator, expect
 
 
 class PanelOnPage:
-    """The first panel of a lesson, as a learner meets it."""
+    """A panel of a lesson, as a learner meets it."""
 
-    def __init__(self, lab: LabPage) -> None:
+    def __init__(self, lab: LabPage, name: str) -> None:
         self.lab = lab
         self.page = lab.page
-        self.root = lab.page.locator(".im-panel").first
+        self.name = name
+        self.root = lab.page.get_by_role("region", name=name, exact=True)
 
     def reveal(self) -> None:
         """Have the curves shown, if the panel still asks for a guess."""
@@ -46,7 +47,7 @@ class PanelOnPage:
         return found
 
     def asked_of_python(self) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
-        """Run the last cell, which prints setting and cards as the kernel knows them."""
+        """Run the last cell, which prints settings and cards as the kernel knows them."""
         cell = self.page.locator(".jp-CodeCell").last
         before = cell.locator(".jp-InputPrompt").text_content()
         cell.locator(".jp-InputArea-editor").click()
@@ -54,7 +55,8 @@ class PanelOnPage:
         expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
         expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"))
         self.lab.wait_idle(30)
-        setting, cards = ast.literal_eval(cell.locator(".jp-OutputArea-output pre").text_content())
+        told = ast.literal_eval(cell.locator(".jp-OutputArea-output pre").text_content())
+        setting, cards = told[self.name]
         return setting, cards
 
     def violations(self) -> list[str]:

@@ -10,12 +10,18 @@ from playwright.sync_api import Browser, expect
 
 pytestmark = pytest.mark.browser
 
+METHODS = ["p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "min-max", "MSE", "entropy"]
 BITS = ["2", "3", "4", "5", "6", "7", "8", "16", "32"]
 
 
 @pytest.fixture
 def panel(quantization: LabPage) -> PanelOnPage:
-    return PanelOnPage(quantization)
+    return PanelOnPage(quantization, "Bits per weight")
+
+
+@pytest.fixture
+def ranges(quantization: LabPage) -> PanelOnPage:
+    return PanelOnPage(quantization, "Ranges of activations")
 
 
 def test_nothing_is_shown_before_the_guess(panel: PanelOnPage) -> None:
@@ -118,6 +124,66 @@ def test_the_table_holds_every_point(panel: PanelOnPage) -> None:
     panel.page.keyboard.press("Enter")
 
 
+def test_the_second_panel_asks_for_a_guess_of_its_own(ranges: PanelOnPage) -> None:
+    expect(ranges.root.locator("form")).to_contain_text("MSE, one broken image")
+    assert ranges.root.locator("svg").count() == 0
+
+
+def test_the_second_panel_shows_what_python_knows_at_every_step(ranges: PanelOnPage) -> None:
+    ranges.reveal()
+    slider = ranges.slider("method")
+    slider.focus()
+    ranges.page.keyboard.press("Home")
+    shaded = set()
+    for method in METHODS:
+        expect(ranges.root.locator("output").first).to_have_text(method)
+        setting, cards = ranges.asked_of_python()
+        assert setting == {"method": method, "images": "one broken image"}
+        assert ranges.cards() == cards
+        assert cards[-1][0] == "clipped"
+        shaded.add(ranges.root.locator(".im-clipped").get_attribute("d"))
+        slider.focus()
+        ranges.page.keyboard.press("ArrowRight")
+    assert len(shaded) >= 7  # the part that is clipped changes with the range
+
+
+def test_a_drag_over_the_methods_ends_where_the_mouse_is(ranges: PanelOnPage) -> None:
+    ranges.reveal()
+    box = ranges.steady_box("method")
+    middle = box["y"] + box["height"] / 2
+    ranges.page.mouse.move(box["x"] + 4, middle)
+    ranges.page.mouse.down()
+    for step in range(20):
+        ranges.page.mouse.move(box["x"] + box["width"] * step / 20, middle)
+    ranges.page.mouse.move(box["x"] + box["width"] - 2, middle)
+    ranges.page.mouse.up()
+    expect(ranges.root.locator("output").first).to_have_text("entropy")
+    setting, cards = ranges.asked_of_python()
+    assert setting["method"] == "entropy"
+    assert ranges.cards() == cards
+
+
+def test_a_choice_in_one_panel_leaves_the_other_alone(
+    panel: PanelOnPage, ranges: PanelOnPage
+) -> None:
+    panel.reveal()
+    ranges.reveal()
+    panel.root.get_by_role("radio", name="per tensor").check()
+    ranges.root.get_by_role("radio", name="clean images").check()
+    expect(panel.root.get_by_role("radio", name="per tensor")).to_be_checked()
+    expect(ranges.root.get_by_role("radio", name="clean images")).to_be_checked()
+    panel.root.get_by_role("radio", name="per channel").check()
+
+
+def test_a_number_shows_its_bits_in_every_format(quantization: LabPage) -> None:
+    bits = quantization.page.get_by_role("region", name="The bits of a number")
+    bits.get_by_role("spinbutton").fill("100000")
+    expect(bits).to_contain_text("99840")  # the nearest that bf16 has
+    expect(bits).to_contain_text("∞")  # beyond fp16
+    bits.get_by_role("spinbutton").fill("0.1")
+    expect(bits).to_contain_text("0.10009765625")
+
+
 def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
     panel: PanelOnPage, quantization: LabPage
 ) -> None:
@@ -154,9 +220,10 @@ def test_the_quiz_answers_every_pick(panel: PanelOnPage, pictures: Path) -> None
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
 def test_both_themes_are_accessible(
-    panel: PanelOnPage, quantization: LabPage, pictures: Path, theme: str
+    panel: PanelOnPage, ranges: PanelOnPage, quantization: LabPage, pictures: Path, theme: str
 ) -> None:
     panel.reveal()
+    ranges.reveal()
     quantization.set_theme(theme)
     panel.slider("bits").focus()
     panel.page.keyboard.press("Home")
@@ -164,17 +231,23 @@ def test_both_themes_are_accessible(
     panel.page.keyboard.press("ArrowRight")
     expect(panel.root.locator("output").first).to_have_text("4 bits")
     panel.root.screenshot(path=pictures / f"02_panel_{theme.lower()}.png")
+    ranges.root.scroll_into_view_if_needed()
+    ranges.root.screenshot(path=pictures / f"02_ranges_{theme.lower()}.png")
     assert panel.violations() == []
 
 
-def test_a_narrow_page_cuts_nothing_off(panel: PanelOnPage, pictures: Path) -> None:
-    panel.reveal()
-    size = panel.page.viewport_size
-    panel.page.set_viewport_size({"width": 700, "height": 1400})
-    panel.root.scroll_into_view_if_needed()
-    inside = panel.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
-    panel.root.screenshot(path=pictures / "02_panel_700px.png")
-    panel.page.set_viewport_size(size or {"width": 1280, "height": 1400})
+@pytest.mark.parametrize("which", ["panel", "ranges"])
+def test_a_narrow_page_cuts_nothing_off(
+    request: pytest.FixtureRequest, pictures: Path, which: str
+) -> None:
+    shown = request.getfixturevalue(which)
+    shown.reveal()
+    size = shown.page.viewport_size
+    shown.page.set_viewport_size({"width": 700, "height": 1400})
+    shown.root.scroll_into_view_if_needed()
+    inside = shown.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
+    shown.root.screenshot(path=pictures / f"02_{which}_700px.png")
+    shown.page.set_viewport_size(size or {"width": 1280, "height": 1400})
     assert inside
 
 
@@ -188,7 +261,14 @@ def test_an_unopened_lesson_shows_the_curves(
 ) -> None:
     with open_page(browser, server) as lab:
         lab.open("as_committed_02_quantization.ipynb")
-        picture = lab.page.locator(".jp-RenderedImage img").nth(1)
+        pictures_so_far = lab.page.locator(".jp-RenderedImage img")
+        lab.page.locator(".jp-WindowedPanel-outer").first.hover()
+        for _ in range(100):  # what is far below is attached when it comes near
+            if pictures_so_far.count() > 1:
+                break
+            lab.page.mouse.wheel(0, 800)
+            lab.page.wait_for_timeout(200)
+        picture = pictures_so_far.nth(1)
         picture.scroll_into_view_if_needed()
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.naturalWidth") > 500

@@ -9,10 +9,12 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+PANEL = "Units in the first hidden layer"
+
 
 @pytest.fixture
 def panel(start_here: LabPage) -> PanelOnPage:
-    return PanelOnPage(start_here)
+    return PanelOnPage(start_here, PANEL)
 
 
 def test_show_me_skips_the_guess(panel: PanelOnPage) -> None:

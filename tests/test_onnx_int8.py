@@ -290,6 +290,30 @@ def test_every_activation_that_runs_in_bytes_has_a_given_range(make_model, image
     assert activations <= ranges_of(name).keys()
 
 
+class ReadTwice(nn.Module):
+    """A ReLU and a sum read the same activation, so that it needs a range of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(144, 20), nn.Linear(20, 10)
+
+    def forward(self, images):
+        x = self.first(images.flatten(1))
+        return self.last(torch.relu(x) + x)
+
+
+def test_what_a_relu_and_something_else_read_keeps_its_own_range(images):
+    model = quantize_weights(ReadTwice(), 8)
+    seen = runtimes.observe_activations(model, images)
+    assert {"linear", "relu", "logits"} <= seen.keys()
+    runner = runtimes.build(model, images, reduce_range=False)
+    constants = constants_of(runner)
+    for activation in ("linear", "relu"):
+        low, high = min_max(seen[activation])
+        assert constants[f"{activation}_scale"] == pytest.approx((high - low) / 255, rel=1e-5)
+    assert largest_difference(runner(images), logits_of(model, images)) < INT8_TOLERANCE
+
+
 @pytest.mark.parametrize("bits", [8, 5])
 @pytest.mark.parametrize("arithmetic", ["U8S8", "S8S8"])
 def test_without_ranges_they_reach_from_the_smallest_to_the_largest_value(
@@ -321,17 +345,17 @@ def test_a_narrow_range_clips(make_model, images, ranges_of):
 
 
 @pytest.mark.parametrize("missing", ["logits", "relu", "relu_1"])
-def test_a_range_that_is_missing_is_named(make_model, images, ranges_of, name, missing):
+def test_a_range_that_is_missing_is_asked_for(make_model, images, ranges_of, name, missing):
     ranges = {key: value for key, value in ranges_of(name).items() if key != missing}
-    with pytest.raises(ValueError, match="Were they observed in this model") as error:
+    with pytest.raises(ValueError, match="were they observed in this model") as error:
         runtimes.build(make_model(name, 8), images, ranges=ranges)
     assert_told_without_a_traceback(error.value)
 
 
 def test_ranges_of_another_model_are_refused(make_model, images, ranges_of):
-    with pytest.raises(ValueError, match="Were they observed in this model"):
+    with pytest.raises(ValueError, match="were they observed in this model"):
         runtimes.build(make_model("tiny_convnet", 8), images, ranges=ranges_of("tiny_mlp"))
-    with pytest.raises(ValueError, match="Were they observed in this model"):
+    with pytest.raises(ValueError, match="were they observed in this model"):
         runtimes.build(make_model("tiny_mlp", 8), images, ranges={})
 
 

@@ -422,6 +422,15 @@ def test_building_refuses_images_that_are_not_finite(quantized, images, value):
         runtimes.build(quantized("tiny_mlp", 8), strange)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.filterwarnings("error")
+def test_building_refuses_a_model_whose_logits_are_not_finite(tiny_mlp, images, value):
+    model = copy.deepcopy(tiny_mlp)
+    model.get_submodule("layers.2").bias.data[4] = value
+    with pytest.raises(ValueError, match="returns NaN or infinite logits"):
+        runtimes.build(model, images)
+
+
 @pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
 def test_building_does_not_change_the_model(build, tiny_mlp, images):
     model = copy.deepcopy(tiny_mlp).train()

@@ -79,7 +79,9 @@ def find_right(runner: Runner, split: Split, batch: int = 10) -> np.ndarray:
     Args:
         runner: Returns logits (n, classes).
         split: Images and labels, at least one.
-        batch: Images a call; a small batch fits the processor's cache and needs little memory.
+        batch: Images a call; a small batch fits the processor's cache and needs little memory. Take
+            1 for a network that finds its ranges while it runs: its answer for an image depends
+            on the others in the batch.
 
     Raises:
         ValueError: The split is empty, or the runner does not return one row of logits an image.

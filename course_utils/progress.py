@@ -91,11 +91,14 @@ def report() -> str:
     lines = []
     for lab, setting, guess, measured in predictions:
         told, found = json.loads(guess), json.loads(measured)
-        lines.append(
-            f"Predicted in “{lab}” for {setting}: {told['accuracy']:.0f} % and"
-            f" {_ms(told['latency'])}; measured {found['accuracy']:.1f} % and"
-            f" {_ms(found['latency'])}."
-        )
+        both = [
+            " and ".join(
+                f"{value:.{digits}f} %" if metric == "accuracy" else _ms(value)
+                for metric, value in numbers.items()
+            )
+            for numbers, digits in ((told, 0), (found, 1))
+        ]
+        lines.append(f"Predicted in “{lab}” for {setting}: {both[0]}; measured {both[1]}.")
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
         lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")

@@ -118,10 +118,7 @@ def quantize_bias(bias: Tensor, input_scale: float, weight: QuantizedTensor) -> 
     scale = (input_scale * weight.scale).reshape(-1)  # (1,) or (channels out,)
     integers = torch.round(bias.double() / scale)
     if not (integers.abs() < 2 ** (FLOAT_BITS - 1)).all():
-        raise ValueError(
-            "A bias does not fit into 32 bits: the weights of its channel are tiny beside it, or it"
-            " is no finite number."
-        )
+        raise ValueError("A bias does not fit into 32 bits beside its channel's tiny weights.")
     return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), FLOAT_BITS)
 
 
@@ -258,7 +255,9 @@ def pack_bits(integers: np.ndarray, bits: int) -> bytes:
 
 
 def unpack_bits(packed: bytes, bits: int, count: int) -> np.ndarray:
-    """Return the ``count`` integers, int32, that ``pack_bits`` packed."""
+    """Return the ``count`` integers, int32, of ``pack_bits``; ``ValueError`` if bytes lack."""
+    if len(packed) * 8 < count * bits:
+        raise ValueError(f"{count} integers of {bits} bits do not fit into {len(packed)} bytes.")
     ones = np.unpackbits(np.frombuffer(packed, np.uint8), count=count * bits).reshape(-1, bits)
     unsigned = ones.astype(np.int32) @ (1 << np.arange(bits, dtype=np.int32)[::-1])
     signed: np.ndarray = unsigned - ((unsigned >> (bits - 1)) << bits)

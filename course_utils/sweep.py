@@ -69,6 +69,7 @@ class Sweep:
         against: The setting that the others are compared with.
         at: What built the runners: ``at(**setting) -> Runner``.
         on: The images that the accuracy was counted on.
+        batch: How many of them a call got.
     """
 
     knobs: dict[str, list[Any]]
@@ -76,6 +77,7 @@ class Sweep:
     against: dict[str, Any]
     at: Callable[..., Runner]
     on: Split
+    batch: int = 10
 
     def point(self, **setting: Any) -> Point:
         """Return the point of a setting.
@@ -97,7 +99,7 @@ class Sweep:
         """Return a point measured afresh, in turns with the baseline."""
         self.point(**setting)  # so that a setting that does not exist is named
         runners = [self.at(**setting), self.at(**self.against)]
-        facts, baseline = (_facts(runner, self.on) for runner in runners)
+        facts, baseline = (_facts(runner, self.on, self.batch) for runner in runners)
         times_ms = measure_latency(runners, self.on.images[:1])
         return _point(setting, facts, baseline, times_ms[0], times_ms[1], measured_now())
 
@@ -110,6 +112,7 @@ def measure(
     against: Setting,
     executor: Executor | None = None,
     rounds: int = ROUNDS,
+    batch: int = 10,
 ) -> Sweep:
     """Measure a runner at every combination of the knobs' values.
 
@@ -125,6 +128,7 @@ def measure(
         against: The setting that the others are compared with; one of those in ``over``.
         executor: Where to build and count accuracies, e.g. a cluster's; None: here, one by one.
         rounds: Turns that each runner gets; see ``measure.time_rounds``.
+        batch: Images a call while the accuracy is counted; see ``measure.find_right``.
 
     Raises:
         ValueError: A knob has no values, or ``against`` is not among the settings.
@@ -134,9 +138,9 @@ def measure(
     if dict(against) not in settings:
         raise ValueError(f"against={dict(against)} is none of the settings of {knobs}.")
     here = machine.describe()
-    journal = Journal(fingerprint.of(at, knobs, on, rounds, here.id), here.id)
+    journal = Journal(fingerprint.of(at, knobs, on, rounds, batch, here.id), here.id)
     try:
-        is_new = _measure_missing(at, settings, on, executor, rounds, journal)
+        is_new = _measure_missing(at, settings, on, executor, rounds, batch, journal)
     except KeyboardInterrupt:
         kept = len(journal.entries_of("point"))
         print(f"Interrupted. {kept} of {len(settings)} points are kept; run it again to go on.")
@@ -145,10 +149,10 @@ def measure(
     seconds = sum(entry["seconds"] for entry in journal.entries)
     when = points[0].latency.provenance.when
     print(
-        f"{len(points)} settings, {len(on):,} images each: measured on this machine"
-        f" {'just now' if is_new else 'on ' + when}, in {seconds:.0f} s."
+        f"{len(points)} setting{'s' * (len(points) > 1)}, {len(on):,} images each: measured on this"
+        f" machine {'just now' if is_new else 'on ' + when}, in {seconds:.0f} s."
     )
-    return Sweep(knobs, points, dict(against), at, on)
+    return Sweep(knobs, points, dict(against), at, on, batch)
 
 
 def _measure_missing(
@@ -157,6 +161,7 @@ def _measure_missing(
     on: Split,
     executor: Executor | None,
     rounds: int,
+    batch: int,
     journal: Journal,
 ) -> bool:
     """Measure what the journal lacks; return whether it lacked anything."""
@@ -166,14 +171,14 @@ def _measure_missing(
     runners: dict[int, Runner] = {}
     remote = {}
     if executor:
-        remote = {i: executor.submit(_facts_at, at, settings[i], on) for i in missing}
+        remote = {i: executor.submit(_facts_at, at, settings[i], on, batch) for i in missing}
     for index in _show(missing, desc="accuracy", unit="setting"):
         start = time.perf_counter()
         if index in remote:
             facts = remote[index].result()
         else:
             runners[index] = at(**settings[index])
-            facts = _facts(runners[index], on)
+            facts = _facts(runners[index], on, batch)
         journal.add("point", index=index, seconds=time.perf_counter() - start, **facts)
 
     if rounds_missing > 0:
@@ -197,8 +202,8 @@ def _show(items: Iterable[Any], desc: str, unit: str) -> Iterable[Any]:
     return bar
 
 
-def _facts(runner: Runner, on: Split) -> dict[str, Any]:
-    right = find_right(runner, on)
+def _facts(runner: Runner, on: Split, batch: int) -> dict[str, Any]:
+    right = find_right(runner, on, batch)
     return {
         "right": np.packbits(right).tobytes().hex(),
         "images": len(right),
@@ -209,8 +214,8 @@ def _facts(runner: Runner, on: Split) -> dict[str, Any]:
     }
 
 
-def _facts_at(at: Callable[..., Runner], setting: Setting, on: Split) -> dict[str, Any]:
-    return _facts(at(**setting), on)
+def _facts_at(at: Callable[..., Runner], setting: Setting, on: Split, batch: int) -> dict[str, Any]:
+    return _facts(at(**setting), on, batch)
 
 
 def _points(

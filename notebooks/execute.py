@@ -29,7 +29,10 @@ def execute(path: Path) -> None:
     ).execute()
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", []))
+        is_hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         cell.metadata = {"tags": sorted(tags)} if tags else {}
+        if is_hidden:
+            cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type != "code":
             continue
         for output in cell.outputs:

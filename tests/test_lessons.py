@@ -37,7 +37,7 @@ for name, panel in panels.items():
         assert panel.cards[2].value == format_value(point.size)
         assert point.accuracy.count >= 2000
         driven += 1
-    panel.commit(accuracy=50.0, latency=1.0)
+    panel.commit(**dict.fromkeys(panel._asked, 50.0))
     panel.measure_again()
     assert "running" in panel.again["text"], panel.again  # a cell runs: it must not measure now
     panel._cell._ended()
@@ -67,6 +67,12 @@ def test_every_panel_is_right_over_its_whole_domain(path: Path) -> None:
     panels, driven = printed.rsplit("]", 1)
     assert "panel" in panels
     assert int(driven) > 1
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_cell_can_be_run_again_after_the_last_one(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    run(path, *(cell.source for cell in reversed(cells)))
 
 
 @pytest.mark.parametrize(

@@ -663,18 +663,16 @@ def test_more_bits_for_matrices_are_closer(make_model, images, accuracy_level, b
         assert runner.remark == ""
 
 
-def test_each_block_of_a_column_has_a_scale_of_its_own(make_model, images):
-    graph = weight_only.gemm_to_matmul(export.export_onnx(make_model("tiny_mlp"), images))
-    rounded = weight_only.quantize_matrices(graph, 4, block=32)
-    scales = {
-        node.output[0]: numpy_helper.to_array(item)
-        for node in rounded.graph.node
-        if node.op_type == "MatMulNBits"
-        for item in rounded.graph.initializer
-        if item.name == node.input[2]
-    }
-    shapes = {len(scale.reshape(-1)) for scale in scales.values()}
-    assert shapes == {64 * 5, 32 * 2, 10 * 1}  # 144, 64 and 32 weights a column
+@pytest.mark.parametrize(
+    ("block", "blocks"), [(16, [9, 4, 2]), (32, [5, 2, 1]), (64, [3, 1, 1]), (256, [1, 1, 1])]
+)
+def test_each_block_of_a_column_has_a_scale_of_its_own(make_model, images, block, blocks):
+    """The matrices have columns of 144, 64 and 32 weights."""
+    runner = runtimes.build_weight_only(make_model("tiny_mlp"), images, 4, block=block)
+    constants = constants_of(runner)
+    graph = onnx.load_from_string(runner.artefact).graph
+    scales = [constants[node.input[2]].size for node in graph.node if node.op_type == "MatMulNBits"]
+    assert scales == [columns * count for columns, count in zip((64, 32, 10), blocks, strict=True)]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -791,6 +789,8 @@ def test_a_weight_that_two_nodes_read_computes_the_same(second):
     first = helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1)
     graph = make_graph([first, second], {"w": draw(6, 6), "b": draw(2, 3).reshape(6)}, 6)
     changed = weight_only.gemm_to_matmul(graph)
+    names = [tensor.name for tensor in changed.graph.initializer]
+    assert len(names) == len(set(names))
     x = draw(4, 6)
     assert np.allclose(run(changed, x), run(graph, x), rtol=1e-4, atol=1e-4)
 

@@ -48,26 +48,44 @@ def _same_end(given: Any, right: float) -> bool:
 
 END_MISTAKES = [
     Mistake(
+        "no range",
+        lambda given, right, x, bits: not float(given) > 0,
+        "This is no upper end: a range of no width has no steps.",
+        "Begin with 1 %, not with 0 %: an error that is no number is never the least.",
+    ),
+    Mistake(
+        "the largest is missing",
+        lambda given, right, x, bits: (
+            math.isclose(right, float(x.max()), rel_tol=1e-3)
+            and math.isclose(float(given), 0.99 * right, rel_tol=1e-3)
+        ),
+        "You try the upper ends up to 99 % of the largest value.",
+        "`range(1, 100)` ends at 99.",
+    ),
+    Mistake(
         "min-max",
         lambda given, right, x, bits: math.isclose(float(given), float(x.max()), rel_tol=1e-3),
         "This is the largest value: nothing is clipped, whatever that costs in step size.",
-        "Do the errors that you compare contain the rounding, and do you return the least?",
+        "Does the number of steps depend on `bits`, and do the errors contain the rounding?",
     ),
     Mistake(
         "not clipped",
         lambda given, right, x, bits: math.isclose(
             float(given), float(x.max()) / 100, rel_tol=1e-3
         ),
-        "This is the smallest of the ranges: values above it cost you nothing.",
-        "Clip the integers to 0 … 2**bits - 1 before you turn them back, and count every value.",
+        "This is the smallest of the 100 ranges: nearly all values lie outside of it.",
+        "Do you clip to 0 … 2**bits - 1, square the differences, and return the *least* error's?",
     ),
     Mistake(
         "a share",
-        lambda given, right, x, bits: any(
-            math.isclose(float(given), right / float(x.max()) * unit, rel_tol=1e-3)
-            for unit in (1, 100)
+        lambda given, right, x, bits: (
+            any(
+                math.isclose(float(given), right / float(x.max()) * unit, rel_tol=1e-3)
+                for unit in (1, 100)
+            )
+            or math.isclose(float(given), right / float(x.max()) * 100 - 1, rel_tol=1e-3)
         ),
-        "The share is right, but it is not a range yet.",
+        "You found the right one, but this is its share or its place, not the upper end.",
         "Return the share times the largest value.",
     ),
     Mistake(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from course_utils import progress
 
 
@@ -120,4 +122,10 @@ def _wrong(exercise: str, name: str, message: str, hint: str) -> Outcome:
 
 
 def _show(case: tuple[Any, ...]) -> str:
-    return ", ".join(str(value) for value in case)
+    return ", ".join(
+        f"{value.numel()} values from {value.min():g} to {value.max():g},"
+        f" shape {tuple(value.shape)}"
+        if isinstance(value, Tensor) and value.numel() > 12
+        else str(value)
+        for value in case
+    )

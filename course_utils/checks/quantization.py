@@ -61,6 +61,22 @@ AFFINE_MISTAKES = [
         "`return integers, scale, zero_point`",
     ),
     Mistake(
+        "order of the results",
+        lambda given, right, x, bits: (
+            _scale_is((None, given[2]), right[1]) or _scale_is((None, given[0]), right[1])
+        ),
+        "The scale is right, but it is not the second thing that you return.",
+        "`return integers, scale, zero_point`, in this order.",
+    ),
+    Mistake(
+        "range from zero",
+        lambda given, right, x, bits: (
+            bool(x.min() < 0) and _scale_is(given, x.max().clamp(min=0) / (2**bits - 1))
+        ),
+        "Your range begins at 0, but there are negative values.",
+        "The lower end is the smallest value, or 0 if all values are above 0.",
+    ),
+    Mistake(
         "symmetric",
         lambda given, right, x, bits: _scale_is(given, x.abs().max() / (2 ** (bits - 1) - 1)),
         "This is symmetric quantization: many of the integers stand for values that do not occur.",
@@ -167,6 +183,33 @@ def _are(given: Any, scales: Tensor) -> bool:
 
 SCALE_MISTAKES = [
     Mistake(
+        "values and places",
+        lambda given, right, w, bits: isinstance(given, tuple),
+        "It returned a tuple, not a tensor.",
+        "`max` along an axis returns the values and their places; `amax` returns the values.",
+    ),
+    Mistake(
+        "not finite",
+        lambda given, right, w, bits: (
+            not torch.isfinite(torch.as_tensor(given)).any()
+            or bool(torch.isinf(torch.as_tensor(given)).any())
+        ),
+        "Some scales are infinite or no numbers at all: you divided by 0.",
+        "In Python a power is `2 ** 3`; `2 ^ 3` is something else.",
+    ),
+    Mistake(
+        "largest weights",
+        lambda given, right, w, bits: _are(given, w.flatten(1).abs().amax(1)),
+        "These are the largest weights of the channels, not the steps.",
+        "Which integer does the largest weight stand for?",
+    ),
+    Mistake(
+        "inverted",
+        lambda given, right, w, bits: _are(1 / torch.as_tensor(given), right),
+        "These are steps for each unit, not the size of one step.",
+        "Turn the fraction round: the largest weight divided by the largest integer.",
+    ),
+    Mistake(
         "one scale for all",
         lambda given, right, w, bits: len(set(torch.as_tensor(given).flatten().tolist())) == 1,
         "All channels have the same scale: this is the per-tensor scheme.",
@@ -195,8 +238,8 @@ SCALE_MISTAKES = [
             right[w.flatten(1).any(1)],
             rtol=1e-4,
         ),
-        "A channel of zeros has a scale that nothing can be divided by.",
-        "Give it the scale 1; `torch.where` chooses element by element.",
+        "The channels with weights are right; a channel of zeros should get exactly the scale 1.",
+        "`torch.where` chooses element by element. Choose among scales, not among largest weights.",
     ),
     Mistake(
         "signs forgotten",

@@ -44,6 +44,7 @@ function render({ model, el }) {
   const sizes = spec.knobs.map((knob) => knob.values.length);
   const pointAt = (chosen) => chosen.reduce((index, value, k) => index * sizes[k] + value, 0);
   const curve = (point, metric, end) => numbers[point * 6 + metric * 3 + end];
+  const hasGuess = (guess) => spec.predict && Object.keys(guess).length > 0;
   const root = make("section", { class: "im-panel", "aria-label": spec.name });
   const body = make("div");
   root.append(make("div", { class: "im-name" }, spec.name), body);
@@ -53,7 +54,7 @@ function render({ model, el }) {
   function ask() {
     const { setting, known, fields } = spec.predict;
     const form = make("form", { class: "im-ask" });
-    form.append(make("p", {}, make("strong", {}, `Predict: what will ${setting} give? `), `${known} Move both sliders.`));
+    form.append(make("p", {}, make("strong", {}, `Predict: what will ${setting} give? `), known));
     const commit = make("button", { type: "submit", disabled: "", ...KEEP_KEYS }, "Commit my guess");
     const moved = new Set();
     const inputs = fields.map((field, n) => {
@@ -102,7 +103,7 @@ function render({ model, el }) {
   function show() {
     const guess = model.get("guess");
     const parts = [];
-    if (spec.predict && "accuracy" in guess) {
+    if (hasGuess(guess)) {
       const told = spec.predict.fields.map((f) => `${guess[f.name].toFixed(f.digits)} ${f.unit}`).join(" and ");
       parts.push(make("p", { class: "im-outcome" },
         `For ${spec.predict.setting} you predicted ${told}; measured: ${spec.predict.measured}.`));
@@ -122,7 +123,7 @@ function render({ model, el }) {
     const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
-    const used = spec.key.filter((sign) => "accuracy" in guess || !sign.startsWith("×"));
+    const used = spec.key.filter((sign) => hasGuess(guess) || !sign.startsWith("×"));
     parts.push(make("p", { class: "im-note" }, used.join(" · ")));
 
     const button = make("button", { type: "button", ...KEEP_KEYS }, "Measure this point again");
@@ -227,8 +228,8 @@ function render({ model, el }) {
     const inside = (value) => Math.max(TOP, py(value)); // a value above the scale stays at its edge
     const cross = (x, y, style) => make("path", { d: `M${x - 6},${y}h12M${x},${y - 6}v12`, class: style });
     const guess = model.get("guess");
-    if (spec.predict && "accuracy" in guess) {
-      const value = guess[spec.predict.fields[metric].name];
+    const value = guess[metric ? "latency" : "accuracy"];
+    if (spec.predict && value !== undefined) {
       const mark = cross(px(Math.floor(spec.predict.point / lines)), inside(value), "im-guess");
       mark.append(make("title", {}, "your prediction"));
       svg.append(mark);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from course_utils.sweep import Sweep
 
 HERE = Path(__file__).parent
+METRICS = ("accuracy", "latency")
 
 
 class Panel(anywidget.AnyWidget):
@@ -44,7 +45,9 @@ class Panel(anywidget.AnyWidget):
     spec = traitlets.Dict().tag(sync=True)  # all words and scales of the panel
     numbers = traitlets.Bytes().tag(sync=True)  # all numbers to be drawn, float32
     chosen = traitlets.List(traitlets.Int()).tag(sync=True)  # index of each knob's value
-    guess = traitlets.Dict().tag(sync=True)  # {"accuracy": %, "latency": ms}; empty if skipped
+    guess = traitlets.Dict().tag(
+        sync=True
+    )  # {"accuracy": %, "latency": ms} as asked; empty if skipped
     revealed = traitlets.Bool(False).tag(sync=True)
     again = traitlets.Dict().tag(sync=True)  # of "measure again": {"busy", "text", "latency"}
 
@@ -54,6 +57,7 @@ class Panel(anywidget.AnyWidget):
         name: str,
         *,
         predict: dict[str, Any] | None = None,
+        ask: Sequence[str] = METRICS,
         detail: Callable[..., Histogram] | None = None,
         readout: Callable[..., Card] | None = None,
     ) -> None:
@@ -62,14 +66,17 @@ class Panel(anywidget.AnyWidget):
         Args:
             sweep: What was measured.
             name: Heading of the panel; predictions are kept under it.
-            predict: A setting whose accuracy and latency the learner guesses before the curves
-                are shown; None: they are shown at once.
+            predict: A setting about which the learner makes a guess before the curves are shown;
+                None: they are shown at once.
+            ask: What to guess about it: "accuracy", "latency" or both.
             detail: Takes a setting's values by name and returns its picture.
             readout: Takes them and returns one card more, of the same title for all settings.
 
         Raises:
-            ValueError: ``predict`` is not a setting of the sweep.
+            ValueError: ``predict`` is not a setting of the sweep, or ``ask`` is no metric.
         """
+        if not ask or not set(ask) <= set(METRICS):
+            raise ValueError(f"A guess can be about {' or '.join(METRICS)}, not about {ask}.")
         self._sweep = sweep
         self._name = name
         self._cards = [make_cards(point, sweep.baseline) for point in sweep.points]
@@ -80,9 +87,12 @@ class Panel(anywidget.AnyWidget):
         self._measuring = threading.Lock()
         self._cell = _RunningCell()
         self._predict = sweep.point(**predict) if predict else None
+        self._asked = [metric for metric in METRICS if metric in ask]
         earlier = progress.last_prediction(name) if predict else None
+        if earlier is not None and not set(self._asked) <= set(earlier):
+            earlier = None  # made when the panel asked for something else
         super().__init__(
-            spec=make_spec(name, sweep, self._cards, self._details, self._predict),
+            spec=make_spec(name, sweep, self._cards, self._details, self._predict, self._asked),
             numbers=pack_numbers(sweep, self._details),
             chosen=self._indices(sweep.against),
             guess=earlier or {},
@@ -111,22 +121,24 @@ class Panel(anywidget.AnyWidget):
         self._sweep.point(**wanted)
         self.chosen = self._indices(wanted)
 
-    def commit(self, accuracy: float, latency: float) -> None:
-        """Commit to a guess, in % and ms, and show the curves; the guess is kept.
+    def commit(self, **guess: float) -> None:
+        """Commit to a guess of what the panel asks for, in % and ms, and show the curves.
 
         Raises:
-            ValueError: The panel was made without ``predict``.
+            ValueError: The panel was made without ``predict``, or asks for something else.
         """
         point = self._predict
         if point is None:
             raise ValueError("This panel asks for no prediction; make it with predict=...")
-        self.guess = {"accuracy": accuracy, "latency": latency}
+        if set(guess) != set(self._asked):
+            raise ValueError(f"This panel asks for {' and '.join(self._asked)}, not {list(guess)}.")
+        self.guess = guess
         self.revealed = True
         progress.save_prediction(
             self._name,
             describe_setting(point.setting),
             guess=self.guess,
-            measured={"accuracy": point.accuracy.value, "latency": point.latency.value},
+            measured={metric: getattr(point, metric).value for metric in self._asked},
         )
 
     def measure_again(self) -> None:
@@ -187,7 +199,7 @@ class Panel(anywidget.AnyWidget):
         if content.get("do") == "measure":
             self.measure_again()
         elif content.get("do") == "guess":
-            self.commit(float(content["accuracy"]), float(content["latency"]))
+            self.commit(**{metric: float(content[metric]) for metric in self._asked})
 
     def _say(self, text: str, **numbers: Any) -> None:
         self.again = {"busy": False, "text": text, **numbers}

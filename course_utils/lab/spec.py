@@ -89,6 +89,7 @@ def make_spec(
     cards_of_points: Sequence[list[Card]],
     details: Sequence[Histogram],
     predict: Point | None,
+    asked: Sequence[str],
 ) -> dict[str, Any]:
     """Return the words and scales of a panel, ready for JSON."""
     points = sweep.points
@@ -120,7 +121,7 @@ def make_spec(
             _axis("latency (ms)", [point.latency for point in points]),
         ],
         "detail": _describe_details(details) if details else None,
-        "predict": _describe_prediction(sweep, predict) if predict else None,
+        "predict": _describe_prediction(sweep, predict, asked) if predict else None,
         "provenance": f"{points[0].latency.provenance}; accuracy on"
         f" {points[0].accuracy.count:,} test images; compared with"
         f" {describe_setting(sweep.against)}, the speed with its 95 % interval",
@@ -160,26 +161,28 @@ def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
     }
 
 
-def _describe_prediction(sweep: Sweep, predict: Point) -> dict[str, Any]:
+def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
     baseline = sweep.baseline
     longest = 2 * baseline.latency.value
+    fields = {
+        "accuracy": {"unit": "%", "most": 100, "step": 1, "digits": 0},
+        "latency": {
+            "unit": "ms",
+            "most": longest,
+            "step": longest / 100,
+            "digits": latency_digits(longest),
+        },
+    }
+    found = [format_value(getattr(predict, metric)) for metric in asked]
+    faster = f" ({describe_speed(predict.speed)})" if "latency" in asked else ""
     return {
         "point": sweep.points.index(predict),
         "setting": describe_setting(predict.setting),
         "known": f"With {describe_setting(baseline.setting)}, {format_value(baseline.accuracy)}"
-        f" of the answers are right, and one takes {format_value(baseline.latency)}.",
-        "measured": f"{format_value(predict.accuracy)} and {format_value(predict.latency)}"
-        f" ({describe_speed(predict.speed)})",
-        "fields": [
-            {"name": "accuracy", "unit": "%", "most": 100, "step": 1, "digits": 0},
-            {
-                "name": "latency",
-                "unit": "ms",
-                "most": longest,
-                "step": longest / 100,
-                "digits": latency_digits(longest),
-            },
-        ],
+        f" of the answers are right, and one takes {format_value(baseline.latency)}."
+        f" Move {'both sliders' if len(asked) > 1 else 'the slider'}.",
+        "measured": " and ".join(found) + faster,
+        "fields": [{"name": metric, **fields[metric]} for metric in asked],
     }
 
 

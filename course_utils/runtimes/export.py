@@ -52,15 +52,21 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
         graph = _with_weights(_EXPORTED[structure], model)
         if _computes(graph, example.numpy(), logits.numpy()):
             return graph
-    with quiet():
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except Exception as error:  # the exporter has many classes of its own, and long stories
+        raise ValueError(
+            f"The model cannot be exported: {type(error).__name__}. Does its forward branch on the"
+            " values of tensors, or use something that ONNX does not have?"
+        ) from None
     if program is None:
         raise ValueError("torch.onnx.export returned nothing: the model cannot be exported.")
     graph = without_notes(program.model_proto)

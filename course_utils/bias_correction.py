@@ -26,11 +26,12 @@ def correct_biases(rounded: nn.Module, original: nn.Module, images: np.ndarray) 
     Raises:
         ValueError: The two networks do not have the same layers, or there are no images.
     """
-    if len(images) == 0:
-        raise ValueError("There are no images to take the means over.")
+    if len(images) == 0 or not np.isfinite(images).all():
+        raise ValueError("There are no images to take the means over, or some hold NaN.")
     corrected = copy.deepcopy(rounded)
     wanted = _output_means(original, images)
-    if wanted.keys() != _output_means(corrected, images[:1]).keys():
+    found = _output_means(corrected, images[:1])
+    if {n: m.shape for n, m in wanted.items()} != {n: m.shape for n, m in found.items()}:
         raise ValueError("The rounded network does not have the layers of the original one.")
     for name, mean in wanted.items():
         layer = corrected.get_submodule(name)
@@ -43,19 +44,17 @@ def correct_biases(rounded: nn.Module, original: nn.Module, images: np.ndarray) 
 @torch.no_grad()
 def _output_means(model: nn.Module, images: np.ndarray) -> dict[str, Tensor]:
     """Return each layer's mean output by channel, in the order they run: (channels out,)."""
+    model = copy.deepcopy(model).eval()
     means: dict[str, Tensor] = {}
 
-    def remember(name: str, output: Tensor) -> None:
-        means[name] = output.transpose(0, 1).flatten(1).mean(1)
+    def remember(name: str, layer: nn.Module, output: Tensor) -> None:
+        channels_first = output.transpose(0, -1 if isinstance(layer, nn.Linear) else 1)
+        means[name] = channels_first.flatten(1).mean(1)
 
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: remember(name, output))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        model(torch.from_numpy(images))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(
+                lambda own, _, output, name=name: remember(name, own, output)
+            )
+    model(torch.from_numpy(images))
     return means

@@ -16,6 +16,7 @@ from course_utils.calibrate import (
     count,
     entropy,
     mean_squared_error,
+    median,
     min_max,
     percentile,
 )
@@ -82,7 +83,7 @@ def percentile_of_50_1(seen):
     return percentile(seen, 50.1)
 
 
-METHODS = [min_max, percentile_of_99, percentile_of_50_1, mean_squared_error, entropy]
+METHODS = [min_max, median, percentile_of_99, percentile_of_50_1, mean_squared_error, entropy]
 
 
 def width_of_a_bin(seen) -> float:
@@ -142,6 +143,24 @@ def test_two_batches_together_are_counted_as_one(values):
     assert np.array_equal(together.counts, at_once.counts)
     assert np.array_equal(together.edges, at_once.edges)
     assert (together.zeros, len(together)) == (at_once.zeros, len(at_once))
+    assert np.array_equal(together.lows, at_once.lows)
+    assert np.array_equal(together.highs, at_once.highs)
+
+
+@given(finite_values())
+def test_each_image_s_extremes_are_kept(values):
+    seen = count(values)
+    assert seen.lows.shape == seen.highs.shape == (len(values),)
+    assert seen.lows.tolist() == [float(image.min()) for image in values]
+    assert seen.highs.tolist() == [float(image.max()) for image in values]
+
+
+def test_the_extremes_of_the_images_of_two_batches_stand_in_their_order():
+    values = np.array([[-1, 2], [3, 4], [-6, -5]], np.float32)
+    extremes = calibrate.find_extremes(values)
+    together = count(values[:2], extremes) + count(values[2:], extremes)
+    assert together.lows.tolist() == [-1, 3, -6]
+    assert together.highs.tolist() == [2, 4, -5]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +282,67 @@ def test_the_range_of_mirrored_values_is_mirrored(method, values):
 def test_min_max_is_the_smallest_and_the_largest_value(values):
     low, high = float(values.min()), float(values.max())
     assert min_max(count(values)) == (min(low, 0), max(high, 0))
+
+
+def draw_images(random) -> np.ndarray:
+    """Draw 41 images of 3x8x8 whose extremes differ, some of them above 0 only."""
+    sizes, shifts = random.uniform(0.5, 2, (2, 41, 1, 1, 1))
+    return (sizes * random.normal(size=(41, 3, 8, 8)) + shifts).astype(np.float32)
+
+
+@pytest.mark.parametrize("images", [41, 40, 2, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_median_is_that_of_the_extremes_of_the_images(images, sign):
+    values = sign * draw_images(np.random.default_rng(0))[:images]
+    low, high = (np.median(extreme(values, axis=(1, 2, 3))) for extreme in (np.min, np.max))
+    assert median(count(values)) == (low, high)
+    parts = np.array_split(values, 3) if images > 2 else [values]
+    counted = [count(part, calibrate.find_extremes(values)) for part in parts]
+    assert median(sum(counted[1:], counted[0])) == (low, high)
+
+
+@pytest.mark.parametrize("offset", [50, -50])
+def test_the_median_is_widened_to_hold_zero(offset):
+    values = draw_images(np.random.default_rng(0)) + np.float32(offset)
+    low, high = median(count(values))
+    assert min(abs(low), abs(high)) == 0
+    assert max(abs(low), abs(high)) > 50
+
+
+@pytest.mark.parametrize("factor", [255, 1e6])
+@pytest.mark.parametrize("broken", [1, 10, 20])
+def test_fewer_than_half_of_the_images_can_be_broken_without_harm(factor, broken):
+    """Not even then does the median leave the extremes of the images that are whole."""
+    whole = draw_images(np.random.default_rng(0))
+    values = whole.copy()
+    values[:broken] *= factor
+    limits, before = median(count(values)), median(count(whole))
+    assert min_max(count(values)).high > 0.2 * factor * before.high
+    lows, highs = whole.min(axis=(1, 2, 3)), whole.max(axis=(1, 2, 3))
+    assert lows.min() <= limits.low <= lows.max()
+    assert highs.min() <= limits.high <= highs.max()
+    if broken == 1:
+        assert limits == pytest.approx(before, rel=0.1)
+
+
+def test_more_than_half_of_the_images_move_the_median():
+    values = draw_images(np.random.default_rng(0))
+    values[:21] *= 255
+    assert median(count(values)).high > 100
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+def test_images_of_nothing_but_zeros_have_the_whole_range(images):
+    seen = count(np.zeros((images, 4, 4), np.float32))
+    assert median(seen) == min_max(seen)
+
+
+def test_an_activation_that_most_images_leave_at_zero_has_the_whole_range():
+    values = np.zeros((9, 4), np.float32)
+    values[1, 2], values[4, 1], values[5, 3] = 3.0, 7.0, -2.0
+    assert median(count(values)) == (-2, 7)
+    values[6:, 0] = [1.0, 2.0, 3.0]  # now five of nine are above 0 somewhere
+    assert median(count(values)) == (0, 1)
 
 
 @pytest.mark.parametrize("percent", [50.5, 75, 90, 99, 99.9, 99.99])

@@ -1,6 +1,7 @@
 """The checks of exercises: right is accepted, and each wrong answer is told what is wrong."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from course_utils import progress, quantize
 from course_utils.checks.calibration import END_MISTAKES, check_upper_end
+from course_utils.checks.outcome import Outcome, judge
 from course_utils.checks.quantization import (
     AFFINE_MISTAKES,
     SCALE_MISTAKES,
@@ -127,6 +129,28 @@ def test_the_stub_is_not_attempted_and_nothing_is_kept():
 # Wrong answers
 
 
+def scale_first(tensor, bits):
+    integers, scale, zero_point = affine(tensor, bits)
+    return scale, zero_point, integers
+
+
+def scale_last(tensor, bits):
+    integers, scale, zero_point = affine(tensor, bits)
+    return integers, zero_point, scale
+
+
+def range_from_zero(tensor, bits):
+    """Take the largest value for the width of the range."""
+    scale = tensor.max().clamp(min=0) / (2**bits - 1)
+    return torch.round(tensor / scale).int(), scale, 0
+
+
+def range_from_zero_clamped(tensor, bits):
+    largest_integer = 2**bits - 1
+    scale = tensor.clamp(min=0).max() / largest_integer
+    return (tensor / scale).round().clamp(0, largest_integer), scale, torch.tensor(0)
+
+
 def symmetric(tensor, bits):
     scale = tensor.abs().max() / (2 ** (bits - 1) - 1)
     return torch.round(tensor / scale).int(), scale, 0
@@ -148,6 +172,17 @@ def range_without_zero(tensor, bits):
 def scale_of_the_largest_value(tensor, bits):
     scale = tensor.abs().max() / (2**bits - 1)
     return (torch.round(tensor / scale) + zero_of(tensor, bits)).int(), scale, zero_of(tensor, bits)
+
+
+def scale_of_as_many_steps_as_bits(tensor, bits):
+    scale = scale_of(tensor, bits) * (2**bits - 1) / bits
+    return torch.round(tensor / scale).int(), scale, 0
+
+
+def steps_of_the_range(tensor, bits):
+    """Turn the fraction round."""
+    integers, scale, zero_point = affine(tensor, bits)
+    return integers, 1 / scale, zero_point
 
 
 def zero_point_not_whole(tensor, bits):
@@ -233,10 +268,17 @@ def failing(tensor, bits):
 
 
 WRONG = [
+    (scale_first, "order of the results"),
+    (scale_last, "order of the results"),
+    (lambda tensor, bits: list(scale_last(tensor, bits)), "order of the results"),
+    (range_from_zero, "range from zero"),
+    (range_from_zero_clamped, "range from zero"),
     (symmetric, "symmetric"),
     (one_level_too_many, "one level too many"),
     (range_without_zero, "range without zero"),
-    (scale_of_the_largest_value, "wrong scale"),
+    (scale_of_the_largest_value, "range from zero"),
+    (scale_of_as_many_steps_as_bits, "wrong scale"),
+    (steps_of_the_range, "wrong scale"),
     (zero_point_not_whole, "zero point not whole"),
     (zero_point_of_zero, "wrong zero point"),
     (zero_point_of_the_other_sign, "wrong zero point"),
@@ -276,6 +318,35 @@ def test_an_exception_is_shown_with_the_case_that_raised_it():
     outcome = check_affine(failing)
     assert "ZeroDivisionError: no step at all" in outcome.message
     assert "tensor([-1.0000" in outcome.message
+
+
+# How a case is shown
+
+
+def judge_one(case: tuple) -> Outcome:
+    """Judge a function that is right about nothing."""
+    return judge("One", lambda *_: 1, lambda *_: 2, [case], lambda given, right: False, [])
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_a_tensor_of_a_few_values_is_shown_whole(count):
+    values = torch.arange(float(count)) - 3
+    message = judge_one((values, 4)).message
+    assert f"Called with {values}, 4, it returned\n1\nbut this is right:\n2" in message
+
+
+@pytest.mark.parametrize("shape", [(13,), (40,), (3, 2, 2, 2), (4, 500)])
+def test_a_tensor_of_many_values_is_shown_in_a_line(shape):
+    values = torch.linspace(-1.5, 3, math.prod(shape)).reshape(shape)
+    message = judge_one((values, 4)).message
+    shown = f"{math.prod(shape)} values from -1.5 to 3, shape {shape}"
+    assert f"Called with {shown}, 4, it returned" in message
+    assert "tensor(" not in message
+
+
+def test_each_argument_is_shown_in_its_own_way():
+    message = judge_one((torch.zeros(13), torch.zeros(2), "a word", [1.5] * 20)).message
+    assert "13 values from 0 to 0, shape (13,), tensor([0., 0.]), a word, [1.5, 1.5" in message
 
 
 @pytest.mark.parametrize(
@@ -387,6 +458,39 @@ def tiny_scale_of_zeros(weight, bits):
     return zero_scale_of_zeros(weight, bits).clamp(min=1e-12)
 
 
+def scales_chosen_among_largest_weights(weight, bits):
+    """Put a 1 in place of the largest weight 0, and divide it like the others."""
+    largest = weight.flatten(1).abs().amax(1)
+    return torch.where(largest == 0, 1.0, largest) / (2 ** (bits - 1) - 1)
+
+
+def scales_that_are_no_numbers_for_zeros(weight, bits):
+    scales = zero_scale_of_zeros(weight, bits)
+    return scales * scales / scales
+
+
+def values_and_places(weight, bits):
+    return weight.flatten(1).abs().max(1)
+
+
+def scales_and_places(weight, bits):
+    largest, places = weight.flatten(1).abs().max(1)
+    return largest / (2 ** (bits - 1) - 1), places
+
+
+def divided_by_an_exclusive_or(weight, bits):
+    """``2 ^ (bits - 1) - 1`` is ``2 ^ (bits - 2)``, which is 0 for 4 bits."""
+    return weight.flatten(1).abs().amax(1) / (2 ^ (bits - 1) - 1)
+
+
+def largest_weights(weight, bits):
+    return weight.flatten(1).abs().amax(1)
+
+
+def steps_for_each_unit(weight, bits):
+    return (2 ** (bits - 1) - 1) / weight.flatten(1).abs().amax(1)
+
+
 def largest_with_its_sign(weight, bits):
     largest = weight.flatten(1).amax(1) / (2 ** (bits - 1) - 1)
     return torch.where(largest == 0, 1.0, largest)
@@ -420,6 +524,16 @@ WRONG_SCALES = [
     (lambda weight, bits: channel_scales(weight, bits)[:-1], "wrong shape"),
     (zero_scale_of_zeros, "channel of zeros"),
     (tiny_scale_of_zeros, "channel of zeros"),
+    (scales_chosen_among_largest_weights, "channel of zeros"),
+    (scales_that_are_no_numbers_for_zeros, "channel of zeros"),
+    (values_and_places, "values and places"),
+    (scales_and_places, "values and places"),
+    (divided_by_an_exclusive_or, "not finite"),
+    (lambda weight, bits: channel_scales(weight, bits) / 0, "not finite"),
+    (lambda weight, bits: torch.full((len(weight),), torch.nan), "not finite"),
+    (largest_weights, "largest weights"),
+    (lambda weight, bits: largest_weights(weight, bits).tolist(), "largest weights"),
+    (steps_for_each_unit, "inverted"),
     (largest_with_its_sign, "signs forgotten"),
     (affine_scales, "affine"),
     (divided_by(lambda bits: 2 ** (bits - 1)), "wrong largest integer"),
@@ -427,7 +541,7 @@ WRONG_SCALES = [
     (divided_by(lambda bits: 2**bits), "wrong largest integer"),
     (divided_by(lambda bits: bits), "wrong largest integer"),
     (negative_scales, "wrong result"),
-    (lambda weight, bits: 1 / channel_scales(weight, bits), "wrong result"),
+    (lambda weight, bits: 1 / channel_scales(weight, bits), "inverted"),
 ]
 
 
@@ -552,6 +666,23 @@ def percent_of_the_end(values, bits):
     return 100 * share_of_the_end(values, bits)
 
 
+def place_of_the_end(values, bits):
+    """Return where in a list of the 100 errors the least one is."""
+    return round(float(percent_of_the_end(values, bits))) - 1
+
+
+def end_of_tried(percents):
+    """Return the end found among other shares of the largest value."""
+
+    def end(values, bits):
+        ends = torch.tensor(list(percents)) / 100 * values.max()
+        steps = (ends / (2**bits - 1))[:, None]
+        rounded = (values / steps).round().clamp(0, 2**bits - 1) * steps
+        return ends[(rounded - values).square().mean(1).argmin()]
+
+    return end
+
+
 def error_of_the_end(values, bits):
     high = best_upper_end(values, bits)
     step = high / (2**bits - 1)
@@ -574,6 +705,14 @@ WRONG_ENDS = [
     (end_with_the_largest_error, "not clipped"),
     (share_of_the_end, "a share"),
     (percent_of_the_end, "a share"),
+    (place_of_the_end, "a share"),
+    (lambda values, bits: torch.tensor(place_of_the_end(values, bits)), "a share"),
+    (end_of_tried(range(101)), "no range"),
+    (end_of_tried(range(100)), "no range"),
+    (lambda values, bits: 0, "no range"),
+    (lambda values, bits: float("nan"), "no range"),
+    (lambda values, bits: values.min(), "no range"),
+    (end_of_tried(range(1, 100)), "the largest is missing"),
     (error_of_the_end, "an error"),
     (end_of_the_absolute_error, "absolute error"),
     (end_with_steps(lambda bits: 2**bits), "wrong number of steps"),
@@ -581,7 +720,8 @@ WRONG_ENDS = [
     (end_with_steps(lambda bits: 2 ** (bits - 1)), "wrong number of steps"),
     (end_with_steps(lambda bits: 2**bits - 2), "wrong number of steps"),
     (lambda values, bits: 0.5 * best_upper_end(values, bits), "wrong result"),
-    (lambda values, bits: -best_upper_end(values, bits), "wrong result"),
+    (lambda values, bits: -best_upper_end(values, bits), "no range"),
+    (lambda values, bits: 1.1 * best_upper_end(values, bits), "wrong result"),
 ]
 
 
@@ -591,6 +731,10 @@ WRONG_ENDS = [
 LATER_CHECKS = {
     check_channel_scales: ("A scale for each channel", RIGHT_SCALES, WRONG_SCALES, SCALE_MISTAKES),
     check_upper_end: ("The best range", RIGHT_ENDS, WRONG_ENDS, END_MISTAKES),
+}
+SHOWN_FIRST = {
+    check_channel_scales: "Called with 24 values from -4 to 0.",
+    check_upper_end: "Called with 1001 values from 0 to 10, shape (1001,), 3, ",
 }
 EACH_CHECK = pytest.mark.parametrize("check", LATER_CHECKS)
 
@@ -685,7 +829,7 @@ def test_exceptions_are_shown_with_their_case(check, strange, error):
     outcome = check(strange)
     assert outcome.state == "raises"
     assert error in outcome.message
-    assert "Called with tensor(" in outcome.message
+    assert SHOWN_FIRST[check] in outcome.message
 
 
 def test_a_mistake_in_the_last_case_alone_is_found():

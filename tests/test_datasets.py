@@ -11,6 +11,7 @@ from course_utils import datasets, verified
 from course_utils.datasets import Split
 
 DATA = Path(__file__).parent.parent / "data"
+FOLDERS = ("fashion", "checkpoints", "recorded")
 SIZES = {"train": 12_000, "calibration": 1_000, "test": 10_000}
 
 
@@ -31,7 +32,7 @@ def listed_digests() -> dict[str, str]:
 
 def shipped_files() -> list[Path]:
     """Return the files of the data folders, without what a training leaves while it runs."""
-    files = [path for part in ("fashion", "checkpoints") for path in (DATA / part).rglob("*")]
+    files = [path for part in FOLDERS for path in (DATA / part).rglob("*")]
     return [
         file for file in files if file.is_file() and file.suffix not in (".train_state", ".part")
     ]

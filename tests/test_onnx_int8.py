@@ -377,13 +377,20 @@ def test_what_was_observed_is_not_yet_a_range(make_model, images):
         runtimes.build(model, images, ranges=seen)
 
 
-@pytest.mark.parametrize("method", [min_max, calibrate.mean_squared_error, calibrate.entropy])
+@pytest.mark.parametrize(
+    "method", [min_max, calibrate.median, calibrate.mean_squared_error, calibrate.entropy]
+)
 def test_an_activation_of_nothing_but_zeros_can_be_built(images, method):
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 10))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 10))
     nn.init.constant_(model[0].bias, -100)
     model = quantize_weights(model, 8)
     seen = runtimes.observe_activations(model, images)
-    ranges = {activation: method(values) for activation, values in seen.items()}
+    zeros = [activation for activation, values in seen.items() if values.zeros == len(values)]
+    assert zeros
+    ranges = {activation: min_max(values) for activation, values in seen.items()}
+    ranges |= {activation: method(seen[activation]) for activation in zeros}
     for given in (ranges, None):
         logits = runtimes.build(model, images, ranges=given)(images)
         assert largest_difference(logits, logits_of(model, images)) < INT8_TOLERANCE

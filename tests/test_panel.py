@@ -78,7 +78,11 @@ def panel(planted) -> Panel:
 @pytest.fixture
 def guessing(planted):
     """Return a function that opens a panel which asks for a guess first, as on a new page."""
-    return lambda name="Bits": Panel(planted, name, predict={"bits": 4, "scheme": "per tensor"})
+
+    def open_panel(name="Bits", **options) -> Panel:
+        return Panel(planted, name, predict={"bits": 4, "scheme": "per tensor"}, **options)
+
+    return open_panel
 
 
 def send(panel: Panel, **message) -> None:
@@ -317,6 +321,8 @@ def test_a_speed_whose_interval_holds_one_is_no_difference(speed, said):
     ("size_bytes", "said"),
     [
         (1000, "the same size"),
+        (1001, "0.1 % larger"),
+        (999, "0.1 % smaller"),
         (1040, "4 % larger"),
         (250, "4.0× smaller"),
         (800, "1.2× smaller"),
@@ -325,6 +331,18 @@ def test_a_speed_whose_interval_holds_one_is_no_difference(speed, said):
 )
 def test_a_size_beside_the_baseline_s(size_bytes, said):
     point, baseline = (plant_point({"bits": 4}, 90.0, 1.0, n) for n in (size_bytes, 1000))
+    assert describe_size(point.size, baseline.size) == said
+
+
+@pytest.mark.parametrize("difference", [1, -1, 40, -40])
+def test_a_few_bytes_are_no_difference_in_size(difference):
+    point, baseline = (plant_point({"bits": 4}, 90.0, 1.0, 100_000 + n) for n in (difference, 0))
+    assert describe_size(point.size, baseline.size) == "the same size to a few bytes"
+
+
+@pytest.mark.parametrize(("difference", "said"), [(60, "0.06 % larger"), (-60, "0.06 % smaller")])
+def test_more_than_a_few_bytes_are_a_difference_in_size(difference, said):
+    point, baseline = (plant_point({"bits": 4}, 90.0, 1.0, 100_000 + n) for n in (difference, 0))
     assert describe_size(point.size, baseline.size) == said
 
 
@@ -362,13 +380,14 @@ def test_before_the_guess_nothing_is_revealed(guessing):
     assert [field["name"] for field in panel.spec["predict"]["fields"]] == ["accuracy", "latency"]
     assert panel.spec["predict"]["known"] == (
         "With 8 bits, per channel, 76.0 % of the answers are right, and one takes 0.90 ms."
+        " Move both sliders."
     )
     assert panel.spec["predict"]["measured"] == "72.0 % and 0.80 ms (2.00× as fast (1.80–2.40))"
 
 
 def test_a_guess_reveals_the_curves_and_is_kept(guessing, planted):
     panel = guessing()
-    panel.commit(70, 0.4)
+    panel.commit(accuracy=70, latency=0.4)
     assert panel.revealed
     assert panel.guess == {"accuracy": 70, "latency": 0.4}
     assert progress.last_prediction("Bits") == {"accuracy": 70, "latency": 0.4}
@@ -385,11 +404,112 @@ def test_a_guess_made_on_the_page_is_kept(guessing):
 
 
 def test_opened_again_the_panel_shows_the_earlier_guess(guessing):
-    guessing().commit(70, 0.4)
+    guessing().commit(accuracy=70, latency=0.4)
     panel = guessing()
     assert panel.revealed
     assert panel.guess == {"accuracy": 70, "latency": 0.4}
     assert not guessing("Another lab").revealed
+
+
+GUESS = {"accuracy": 70, "latency": 0.4}
+MEASURED = {"accuracy": "72.0 %", "latency": "0.80 ms (2.00× as fast (1.80–2.40))"}
+REPORTED = {"accuracy": ("70 %", "72.0 %"), "latency": ("0.40 ms", "0.80 ms")}
+EACH_METRIC = pytest.mark.parametrize("metric", ["accuracy", "latency"])
+
+
+@EACH_METRIC
+def test_a_panel_can_ask_for_one_metric_alone(guessing, metric):
+    panel = guessing(ask=(metric,))
+    predict = panel.spec["predict"]
+    assert [field["name"] for field in predict["fields"]] == [metric]
+    assert predict["known"].endswith("and one takes 0.90 ms. Move the slider.")
+    assert predict["measured"] == MEASURED[metric]
+
+
+@pytest.mark.parametrize("ask", [("accuracy", "latency"), ("latency", "accuracy")])
+def test_the_sliders_stand_in_the_same_order_however_they_are_asked_for(guessing, ask):
+    predict = guessing(ask=ask).spec["predict"]
+    assert [field["name"] for field in predict["fields"]] == ["accuracy", "latency"]
+    assert predict["known"].endswith(" Move both sliders.")
+    assert predict["measured"] == " and ".join(MEASURED.values())
+
+
+@EACH_METRIC
+def test_a_guess_of_one_metric_is_kept_with_what_was_measured_of_it(guessing, metric):
+    panel = guessing(ask=(metric,))
+    panel.commit(**{metric: GUESS[metric]})
+    assert panel.revealed
+    assert panel.guess == progress.last_prediction("Bits") == {metric: GUESS[metric]}
+    guessed, measured = REPORTED[metric]
+    assert progress.report() == (
+        f"Predicted in “Bits” for 4 bits, per tensor: {guessed}; measured {measured}."
+    )
+
+
+def test_a_guess_is_told_in_the_order_of_what_was_measured(guessing):
+    guessing().commit(latency=0.4, accuracy=70)
+    assert "70 % and 0.40 ms; measured 72.0 % and 0.80 ms." in progress.report()
+
+
+@EACH_METRIC
+def test_a_guess_of_one_metric_made_on_the_page_is_kept(guessing, metric):
+    panel = guessing(ask=(metric,))
+    send(panel, do="guess", **{metric: GUESS[metric]})
+    assert panel.guess == progress.last_prediction("Bits") == {metric: GUESS[metric]}
+
+
+@pytest.mark.parametrize(
+    ("ask", "guess"),
+    [
+        (("accuracy",), {}),
+        (("accuracy",), {"latency": 0.4}),
+        (("accuracy",), GUESS),
+        (("latency",), {"accuracy": 70}),
+        (("latency",), GUESS),
+        (("accuracy", "latency"), {}),
+        (("accuracy", "latency"), {"accuracy": 70}),
+        (("accuracy", "latency"), {"latency": 0.4}),
+        (("accuracy", "latency"), {"accuracy": 70, "size": 3}),
+        (("accuracy", "latency"), {**GUESS, "size": 3}),
+    ],
+)
+def test_a_guess_of_something_else_than_was_asked_for_is_refused(guessing, ask, guess):
+    panel = guessing(ask=ask)
+    with pytest.raises(ValueError, match=f"This panel asks for {' and '.join(ask)}, not") as error:
+        panel.commit(**guess)
+    assert str(list(guess)) in str(error.value)
+    assert not panel.revealed
+    assert progress.last_prediction("Bits") is None
+
+
+@pytest.mark.parametrize("ask", [(), ("size",), ("accuracy", "size"), ("Accuracy",), "accuracy"])
+def test_a_metric_that_nobody_can_guess_is_refused(guessing, ask):
+    with pytest.raises(ValueError, match="A guess can be about accuracy or latency, not about"):
+        guessing(ask=ask)
+
+
+@EACH_METRIC
+def test_an_earlier_guess_that_lacks_what_is_asked_now_does_not_count(guessing, metric):
+    guessing(ask=(metric,)).commit(**{metric: GUESS[metric]})
+    panel = guessing()
+    assert not panel.revealed
+    assert panel.guess == {}
+    panel.commit(**GUESS)
+    assert guessing().guess == GUESS
+
+
+@EACH_METRIC
+def test_an_earlier_guess_of_more_than_is_asked_now_counts(guessing, metric):
+    guessing().commit(**GUESS)
+    panel = guessing(ask=(metric,))
+    assert panel.revealed
+    assert panel.guess[metric] == GUESS[metric]
+
+
+def test_an_earlier_guess_of_the_other_metric_does_not_count(guessing):
+    guessing(ask=("accuracy",)).commit(accuracy=70)
+    assert not guessing(ask=("latency",)).revealed
+    assert guessing(ask=("accuracy",)).revealed
 
 
 def test_curves_shown_without_a_guess_are_no_prediction(guessing):

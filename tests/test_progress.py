@@ -84,6 +84,25 @@ def test_the_report_names_everything():
     assert re.search(r"02_quantization: int8, 90\.0 %, 1\.50 ms, 2 KiB", board)
 
 
+@pytest.mark.parametrize(
+    ("guess", "measured", "said"),
+    [
+        ({"accuracy": 80.0}, {"accuracy": 91.26}, "80 %; measured 91.3 %."),
+        ({"latency": 1.0}, {"latency": 0.456}, "1.00 ms; measured 0.46 ms."),
+        (
+            {"accuracy": 80.0, "latency": 1.0},
+            {"accuracy": 91.26, "latency": 0.456},
+            "80 % and 1.00 ms; measured 91.3 % and 0.46 ms.",
+        ),
+    ],
+    ids=lambda values: " and ".join(values) if isinstance(values, dict) else "",
+)
+def test_a_prediction_is_told_in_what_was_predicted(guess, measured, said):
+    progress.save_prediction("Bits", "4 bits", guess=guess, measured=measured)
+    assert progress.last_prediction("Bits") == guess
+    assert progress.report() == f"Predicted in “Bits” for 4 bits: {said}"
+
+
 def report_of_latency(latency_ms: float) -> str:
     progress.save_prediction(
         "Bits",

@@ -663,6 +663,24 @@ def test_integers_that_do_not_fit_are_refused(bits):
             pack_bits(np.array([0, strange]), bits)
 
 
+@given(WIDTHS, st.integers(1, 40), st.integers(1, 9))
+def test_packed_integers_of_which_bytes_are_missing_are_refused(bits, count, missing):
+    packed = pack_bits(np.zeros(count, int), bits)
+    cut = packed[: max(len(packed) - missing, 0)]
+    with pytest.raises(ValueError, match=f"^{count} integers of {bits} bits do not fit") as error:
+        unpack_bits(cut, bits, count)
+    assert str(error.value).endswith(f" into {len(cut)} bytes.")
+
+
+@pytest.mark.parametrize(("bits", "count"), [(5, 8), (4, 2), (16, 3), (3, 5)])
+def test_one_integer_more_than_the_bytes_hold_is_refused(bits, count):
+    packed = pack_bits(np.arange(count) % 2, bits)
+    fitting = len(packed) * 8 // bits
+    assert unpack_bits(packed, bits, fitting)[:count].tolist() == [n % 2 for n in range(count)]
+    with pytest.raises(ValueError, match=f"{fitting + 1} integers of {bits} bits do not fit"):
+        unpack_bits(packed, bits, fitting + 1)
+
+
 @pytest.mark.parametrize("bits", range(2, 17))
 def test_what_quantization_makes_can_be_packed(bits):
     quantized = quantize_symmetric(torch.linspace(-1, 1, 33), bits).integers.numpy()

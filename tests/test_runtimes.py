@@ -427,8 +427,65 @@ def test_building_refuses_images_that_are_not_finite(quantized, images, value):
 def test_building_refuses_a_model_whose_logits_are_not_finite(tiny_mlp, images, value):
     model = copy.deepcopy(tiny_mlp)
     model.get_submodule("layers.2").bias.data[4] = value
-    with pytest.raises(ValueError, match="returns NaN or infinite logits"):
+    with pytest.raises(ValueError, match="does not return one tensor of finite logits"):
         runtimes.build(model, images)
+
+
+class BranchesOnValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(144, 10)
+
+    def forward(self, images):
+        logits = self.layer(images.flatten(1))
+        return -logits if logits.sum() > 0 else logits
+
+
+class UsesWhatOnnxLacks(BranchesOnValues):
+    def forward(self, images):
+        return self.layer(torch.linalg.svd(images.flatten(1), full_matrices=False)[2])
+
+
+@pytest.mark.parametrize("strange", [BranchesOnValues, UsesWhatOnnxLacks])
+@pytest.mark.parametrize("build", [export.export_onnx, runtimes.build])
+def test_a_model_that_cannot_be_exported_is_refused_in_a_sentence(build, strange, images):
+    with pytest.raises(ValueError, match=r"^The model cannot be exported: \w+\. Does") as error:
+        build(strange(), images)
+    assert "forward branch on the values of tensors" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__  # nothing of the exporter's own long traceback
+    assert error.value.__cause__ is None
+
+
+def test_of_a_model_that_cannot_be_exported_nothing_is_printed(images, capsys):
+    """By itself torch would print the whole graph up to there."""
+    with pytest.raises(ValueError, match="cannot be exported"):
+        export.export_onnx(BranchesOnValues(), images)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+class ReturnsTwo(BranchesOnValues):
+    def forward(self, images):
+        logits = self.layer(images.flatten(1))
+        return logits, -logits
+
+
+def test_a_model_that_returns_more_than_logits_is_refused(images):
+    with pytest.raises(ValueError, match="does not return one tensor of finite logits"):
+        runtimes.build(ReturnsTwo(), images)
+
+
+def test_a_model_that_branches_on_values_runs_in_pytorch(images):
+    model = BranchesOnValues().eval()
+    assert np.array_equal(runtimes.build_eager(model, images)(images), logits_of(model, images))
+
+
+def test_a_model_that_cannot_be_exported_does_not_stop_the_next_one(tiny_mlp, images):
+    with pytest.raises(ValueError, match="cannot be exported"):
+        runtimes.build(BranchesOnValues(), images)
+    logits = runtimes.build(tiny_mlp, images)(images)
+    assert largest_difference(logits, logits_of(tiny_mlp, images)) < 1e-5
 
 
 @pytest.mark.parametrize("build", [runtimes.build, runtimes.build_eager])
@@ -548,6 +605,34 @@ class BranchesOnAShape(nn.Module):
         if len(images.shape) > 2:
             images = images.flatten(1) * self.factor
         return self.layer(images)
+
+
+class ScalesByAValue(BranchesOnAShape):
+    """Takes a number out of a tensor: torch.fx has none to give."""
+
+    def forward(self, images):
+        return self.layer(images.flatten(1) * (self.factor + float(images.max())))
+
+
+class LoopsOverAShape(BranchesOnAShape):
+    def forward(self, images):
+        logits = self.layer(images.flatten(1))
+        for _ in range(len(images.shape)):
+            logits = logits * self.factor
+        return logits
+
+
+@pytest.mark.parametrize("untraceable", [BranchesOnAShape, ScalesByAValue, LoopsOverAShape])
+def test_a_model_that_cannot_be_traced_is_exported_all_the_same(untraceable, images, exports):
+    model = untraceable(1.5)
+    with pytest.raises(Exception, match=r"symbolic|Proxy"):
+        torch.fx.symbolic_trace(model)
+    graph = export.export_onnx(model, images)
+    assert exports == [untraceable.__name__]
+    session = export.open_session(graph)
+    for pictures in (images, 3 * images[:7], -images[:1]):  # its numbers were not written down
+        (logits,) = session.run(None, {"images": pictures})
+        assert largest_difference(logits, logits_of(model, pictures)) < 1e-5
 
 
 def test_models_whose_structure_is_unknown_are_not_mistaken_for_each_other(images):

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_the_baseline_is_the_setting_that_others_are_compared_with(measure):
     assert measure().baseline.setting == AGAINST
 
 
-def test_one_knob_and_one_value_are_enough(make_runner, tiny_split):
+def test_one_knob_and_one_value_are_enough(make_runner, tiny_split, capsys):
     measured = sweep.measure(
         lambda bits: make_runner(right=15),
         over={"bits": [4]},
@@ -134,6 +135,7 @@ def test_one_knob_and_one_value_are_enough(make_runner, tiny_split):
         rounds=1,
     )
     assert measured.baseline.accuracy.value == 50
+    assert "\r1 setting, 30 images each: measured on this machine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,74 @@ def test_accuracies_can_be_counted_by_an_executor(measure):
     with ThreadPoolExecutor(2) as threads:
         assert_complete(measure(executor=threads))
     assert len(entries("point")) == 6
+
+
+# Images a call
+
+
+@pytest.fixture
+def batches(monkeypatch) -> list[int]:
+    """Return a list that grows with the batch of each counting of an accuracy."""
+    asked = []
+
+    def count_and_note(runner, split, batch):
+        asked.append(batch)
+        return find_right(runner, split, batch)
+
+    monkeypatch.setattr(sweep, "find_right", count_and_note)
+    return asked
+
+
+@pytest.mark.parametrize("batch", [1, 7, 30, 100])
+def test_each_accuracy_is_counted_on_batches_of_the_size_wished_for(measure, batches, batch):
+    measured = measure(batch=batch)
+    assert batches == [batch] * 6
+    assert measured.batch == batch
+    assert_complete(measured)
+
+
+def test_an_executor_counts_on_batches_of_this_size_too(measure, batches):
+    with ThreadPoolExecutor(2) as threads:
+        assert_complete(measure(executor=threads, batch=6))
+    assert batches == [6] * 6
+
+
+def test_a_runner_really_gets_so_many_images(make_runner, tiny_split):
+    sizes = []
+
+    def note(images):
+        sizes.append(len(images))
+        return make_runner()(images)
+
+    def at(bits):
+        return replace(make_runner(), run=note)
+
+    options = {"over": {"bits": [4]}, "on": tiny_split, "against": {"bits": 4}, "rounds": 1}
+    sweep.measure(at, **options, batch=12)
+    assert sizes[:3] == [12, 12, 6]
+    assert set(sizes[3:]) == {1}  # those that are timed
+
+
+def test_without_a_wish_ten_images_are_a_batch(measure, batches):
+    assert measure().batch == 10
+    assert batches == [10] * 6
+
+
+def test_a_point_is_measured_again_with_the_batch_of_the_sweep(measure, batches):
+    measured = measure(batch=15)
+    batches.clear()
+    measured.measure_again(bits=2, scheme="per tensor")
+    assert batches == [15, 15]  # it and the baseline
+
+
+def test_a_sweep_that_is_read_back_has_its_batch(measure, batches):
+    measure(batch=15)
+    batches.clear()
+    measured = measure(batch=15)
+    assert batches == []
+    assert measured.batch == 15
+    measured.measure_again(bits=2, scheme="per tensor")
+    assert batches == [15, 15]
 
 
 # Measuring a point again
@@ -192,7 +262,9 @@ def test_a_point_that_does_not_exist_cannot_be_measured_again(measure):
 def test_a_second_sweep_measures_nothing(measure, log, capsys):
     first = measure()
     assert count_built(log) == 6
-    assert "6 settings, 30 images each" in capsys.readouterr().out
+    assert (
+        "6 settings, 30 images each: measured on this machine just now" in capsys.readouterr().out
+    )
     second = measure()
     assert count_built(log) == 6
     assert [point.latency for point in second.points] == [point.latency for point in first.points]
@@ -226,9 +298,14 @@ def test_speeds_compare_times_of_the_same_rounds(measure):
         assert point.speed.value == pytest.approx(np.median(medians[base] / own))
 
 
-def test_other_values_images_or_rounds_are_another_sweep(measure, log, tiny_split):
+def test_other_values_images_rounds_or_batches_are_another_sweep(measure, log, tiny_split):
     measure()
-    for options in ({"over": OVER | {"bits": [2, 8]}}, {"on": tiny_split.first(20)}, {"rounds": 2}):
+    for options in (
+        {"over": OVER | {"bits": [2, 8]}},
+        {"on": tiny_split.first(20)},
+        {"rounds": 2},
+        {"batch": 5},
+    ):
         before = count_built(log)
         measure(**options)
         assert count_built(log) > before

@@ -93,17 +93,9 @@ def judge(
             )
         if given is None:
             return _wrong(exercise, "returns nothing", "It returned None.", "Is `return` missing?")
-        try:
-            fits = is_right(given, right)
-            made = (
-                None
-                if fits
-                else next((m for m in mistakes if m.is_made(given, right, *case)), None)
-            )
-        except Exception:  # of a form that none of the questions above can be put to
-            fits, made = False, None
-        if fits:
+        if _holds(is_right, given, right):
             continue
+        made = next((m for m in mistakes if _holds(m.is_made, given, right, *case)), None)
         if made is not None:
             return _wrong(exercise, made.name, made.message, made.hint)
         return _wrong(
@@ -114,6 +106,14 @@ def judge(
         )
     progress.save_attempt(exercise, "solved")
     return Outcome(exercise, "solved", f"{exercise}: right on all {len(cases)} cases.")
+
+
+def _holds(question: Callable[..., bool], *about: Any) -> bool:
+    """Put a question to what a learner's function returned; what it cannot be put to fails it."""
+    try:
+        return bool(question(*about))
+    except Exception:
+        return False
 
 
 def _wrong(exercise: str, name: str, message: str, hint: str) -> Outcome:

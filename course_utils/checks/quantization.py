@@ -41,6 +41,8 @@ def _is_right(given: Any, right: Affine) -> bool:
 
 
 def _scale_is(given: Any, scale: Tensor) -> bool:
+    if torch.as_tensor(given[1]).numel() != 1:
+        return False
     return torch.isclose(torch.as_tensor(given[1]).float(), scale, rtol=1e-4).item() is True
 
 

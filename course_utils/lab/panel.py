@@ -132,7 +132,7 @@ class Panel(anywidget.AnyWidget):
             raise ValueError("This panel asks for no prediction; make it with predict=...")
         if set(guess) != set(self._asked):
             raise ValueError(f"This panel asks for {' and '.join(self._asked)}, not {list(guess)}.")
-        self.guess = guess
+        self.guess = {metric: guess[metric] for metric in self._asked}
         self.revealed = True
         progress.save_prediction(
             self._name,

@@ -45,8 +45,8 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
         raise ValueError(
             f"The model does not accept images of shape {images.shape}: {error}"
         ) from None
-    if not torch.isfinite(logits).all():
-        raise ValueError("The model returns NaN or infinite logits: there is nothing to export.")
+    if not isinstance(logits, torch.Tensor) or not torch.isfinite(logits).all():
+        raise ValueError("The model does not return one tensor of finite logits.")
     structure = _structure(model, example)
     if structure is not None and structure in _EXPORTED:
         graph = _with_weights(_EXPORTED[structure], model)
@@ -202,7 +202,12 @@ def quiet() -> Iterator[None]:
     """Keep the exporters' progress lines and advice to their developers off the page."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        said = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -148,7 +148,8 @@ class LabPage:
         self.start_run()
         deadline = time.monotonic() + seconds
         while True:
-            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
+            shown = ".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)"  # not of hidden code
+            prompts = self.page.locator(shown).all_text_contents()
             if prompts and all(re.search(r"\d", prompt) for prompt in prompts):
                 break
             failed = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from course_utils import machine, quantize, runtimes
+from course_utils import folders, machine, quantize, runtimes
 from course_utils.models import MLP
 from course_utils.quantize import quantize_symmetric, quantize_weights, quantized_weights
 from course_utils.runtimes import Runner, export, onnx_runtime
@@ -574,6 +574,42 @@ def test_the_last_few_structures_are_kept(images, exports, monkeypatch):
         assert_exports_compute(model, images)
     assert len(exports) == 3
     assert len(export._EXPORTED) == 2
+
+
+def as_in_a_new_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what is kept in memory, so that only the cache folder is left."""
+    monkeypatch.setattr(export, "_EXPORTED", {})
+
+
+def test_a_new_kernel_takes_the_graph_from_the_cache_folder(images, exports, monkeypatch):
+    for width in (2, 2):
+        as_in_a_new_kernel(monkeypatch)
+        assert_exports_compute(small_net(width), images)
+    assert len(exports) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "garbage", "cut off"])
+def test_a_damaged_graph_in_the_cache_folder_is_made_anew(images, exports, monkeypatch, content):
+    as_in_a_new_kernel(monkeypatch)
+    assert_exports_compute(small_net(2), images)
+    (file,) = folders.cache_folder().glob("*.onnx")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    as_in_a_new_kernel(monkeypatch)
+    assert_exports_compute(small_net(2), images)
+    assert len(exports) == 2
+    assert file.read_bytes() == whole
+
+
+def test_a_cache_folder_that_cannot_be_written_only_costs_time(images, exports, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.tempfile, "NamedTemporaryFile", refuse)
+    for _ in range(2):
+        as_in_a_new_kernel(monkeypatch)
+        assert_exports_compute(small_net(2), images)
+    assert len(exports) == 2
 
 
 def test_a_large_graph_is_not_kept(images, exports, monkeypatch):

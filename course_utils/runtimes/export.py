@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
+from course_utils import fingerprint, folders, machine
 from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
 _EXPORTED: dict[str, onnx.ModelProto] = {}
@@ -24,9 +26,9 @@ MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**25  # how many graphs are kept, and of h
 def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     """Return the model as an ONNX graph from "images" to "logits", with any batch size.
 
-    An export takes about a second. A model that ``torch.fx`` can trace is exported once for each
-    structure; later its weights are put into that graph, and the graph is used if it computes
-    what the model does.
+    An export takes seconds. A model that ``torch.fx`` can trace is exported once for each structure
+    and kept, in memory and in the cache folder; later its weights are put into that graph, and
+    the graph is used if it computes what the model does.
 
     Args:
         model: Takes float32 images and returns logits.
@@ -48,8 +50,9 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     if not isinstance(logits, torch.Tensor) or not torch.isfinite(logits).all():
         raise ValueError("The model does not return one tensor of finite logits.")
     structure = _structure(model, example)
-    if structure is not None and structure in _EXPORTED:
-        graph = _with_weights(_EXPORTED[structure], model)
+    kept = None if structure is None else _recall(structure)
+    if kept is not None:
+        graph = _with_weights(kept, model)
         if _computes(graph, example.numpy(), logits.numpy()):
             return graph
     try:
@@ -72,13 +75,43 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     graph = without_notes(program.model_proto)
     if not _computes(graph, example.numpy(), logits.numpy()):
         raise ValueError("The exported graph does not compute what the model computes.")
-    kept = {initializer.name for initializer in graph.graph.initializer}
-    is_whole = kept >= set(model.state_dict())  # no weight was optimised away
+    stored = {initializer.name for initializer in graph.graph.initializer}
+    is_whole = stored >= set(model.state_dict())  # no weight was optimised away
     if structure is not None and is_whole and graph.ByteSize() <= LARGEST_EXPORTED:
-        while len(_EXPORTED) >= MOST_EXPORTED:
-            del _EXPORTED[next(iter(_EXPORTED))]  # the oldest
-        _EXPORTED[structure] = graph
+        _remember(structure, graph)
+        _write(structure, graph)
     return graph
+
+
+def _remember(structure: str, graph: onnx.ModelProto) -> None:
+    while len(_EXPORTED) >= MOST_EXPORTED:
+        del _EXPORTED[next(iter(_EXPORTED))]  # the oldest
+    _EXPORTED[structure] = graph
+
+
+def _recall(structure: str) -> onnx.ModelProto | None:
+    """Return the graph of this structure from memory or from the cache folder, if it is there."""
+    if structure not in _EXPORTED:
+        try:
+            _remember(structure, onnx.load_from_string(_file_of(structure).read_bytes()))
+        except Exception:  # it is not there, or it is damaged: the model is exported again
+            return None
+    return _EXPORTED[structure]
+
+
+def _write(structure: str, graph: onnx.ModelProto) -> None:
+    """Keep the graph in the cache folder, all of it or nothing; a full disk only costs time."""
+    with contextlib.suppress(OSError):
+        file = _file_of(structure)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
+            unfinished.write(graph.SerializeToString())
+        Path(unfinished.name).replace(file)
+
+
+def _file_of(structure: str) -> Path:
+    digest = fingerprint.of(structure, fingerprint.package_digest(), machine.describe().versions)
+    return folders.cache_folder() / f"{digest}.onnx"
 
 
 def without_notes(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -165,7 +198,10 @@ def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
 
 
 def _computes(graph: onnx.ModelProto, images: np.ndarray, logits: np.ndarray) -> bool:
-    computed = open_session(graph).run(None, {"images": images})[0]
+    try:
+        computed = open_session(graph).run(None, {"images": images})[0]
+    except Exception:  # a kept graph that is damaged, or not one of this model
+        return False
     return np.allclose(computed, logits, rtol=1e-3, atol=1e-3 * float(np.abs(logits).max()))
 
 

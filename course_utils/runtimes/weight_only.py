@@ -9,10 +9,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
 from torch import nn
 
 from course_utils.runtimes.export import export_onnx, quiet, without_notes
@@ -83,6 +79,11 @@ def quantize_matrices(
             "MatMulNBits has kernels for 2, 4 and 8 bits and for blocks of 16, 32, 64, 128 or 256"
             f" weights, not for {bits} bits and blocks of {block}."
         )
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # takes 0.3 s to import
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
     untouched = onnx.ModelProto()
     untouched.CopyFrom(graph)
     with quiet():

@@ -22,7 +22,7 @@ SOURCE = (HERE / "bits.js").read_text(encoding="utf-8")
 CELLS = [
     "from course_utils.lab.bits import BitView\nview = BitView(0.1)\nview",
     "view.value = -0.625\nview.flip('fp16', 1)",
-    "print(repr((view.value, [tuple(row) for row in view.rows])))",
+    "print({view.spec['name']: (view.value, [tuple(row) for row in view.rows])})",
 ]
 # The widget in a page without a kernel: `set` is all that a learner's or Python's change does.
 RENDER = """async ([source, spec]) => {
@@ -80,7 +80,7 @@ def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def bits(lab: LabPage) -> BitsOnPage:
-    return BitsOnPage(lab)
+    return BitsOnPage(lab, BitView().spec["name"])
 
 
 @pytest.fixture

@@ -93,10 +93,14 @@ def count(values: np.ndarray, extremes: Range | None = None) -> Distribution:
         high = low + 1.0
     zeros = int(values.size - np.count_nonzero(values))
     counts, edges = np.histogram(values, BINS, (np.float64(low), np.float64(high)))
-    zero_bin = min(int(np.searchsorted(edges, 0, side="right")) - 1, BINS - 1)
-    counts[zero_bin] -= zeros
+    counts[_find_zero(edges)] -= zeros
     of_images = values.reshape(len(values), -1)
     return Distribution(counts, edges, zeros, of_images.min(axis=1), of_images.max(axis=1))
+
+
+def _find_zero(edges: np.ndarray) -> int:
+    """Return the bin that 0 is counted in; the last one includes its upper edge."""
+    return min(int(np.searchsorted(edges, 0, side="right")) - 1, len(edges) - 2)
 
 
 def find_extremes(values: np.ndarray) -> Range:
@@ -137,8 +141,7 @@ def percentile(seen: Distribution, percent: float) -> Range:
             " 99.9."
         )
     counts = seen.counts.copy()
-    zero_bin = min(int(np.searchsorted(seen.edges, 0, side="right")) - 1, len(counts) - 1)
-    counts[zero_bin] += seen.zeros
+    counts[_find_zero(seen.edges)] += seen.zeros
     allowed = (1 - percent / 100) * len(seen)  # how many values may lie beyond an end
     below, above = np.cumsum(counts), np.cumsum(counts[::-1])
     low = seen.edges[int(np.searchsorted(below, allowed, side="right"))]

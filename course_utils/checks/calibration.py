@@ -26,20 +26,19 @@ def check_upper_end(attempt: Callable[[Tensor, int], float]) -> Outcome:
 
 
 def _upper_end(values: Tensor, bits: int) -> float:
-    return _search(values, 2**bits - 1, lambda off, is_inside: off.square().mean())
+    return _search(values, 2**bits - 1, torch.square)
 
 
-def _search(
-    values: Tensor, largest_integer: int, error: Callable[[Tensor, Tensor], Tensor]
-) -> float:
-    """Return the upper end with the least error; it gets what is off, and what is inside."""
+def _search(values: Tensor, largest_integer: int, penalty: Callable[[Tensor], Tensor]) -> float:
+    """Return the upper end with the least mean penalty of what rounding and clipping change."""
+    ends = (float(values.max()) * k / 100 for k in range(1, 101))
+    return min(ends, key=lambda high: float(penalty(_lost(values, high, largest_integer)).mean()))
 
-    def error_up_to(high: float) -> float:
-        step = high / largest_integer
-        rounded = (values / step).round().clamp(0, largest_integer) * step
-        return float(error(rounded - values, values <= high))
 
-    return min((float(values.max()) * k / 100 for k in range(1, 101)), key=error_up_to)
+def _lost(values: Tensor, high: float, largest_integer: int) -> Tensor:
+    """Return how far each value is moved by rounding it to steps up to an upper end."""
+    step = high / largest_integer
+    return (values / step).round().clamp(0, largest_integer) * step - values
 
 
 def _same_end(given: Any, right: float) -> bool:
@@ -91,7 +90,7 @@ END_MISTAKES = [
     Mistake(
         "an error",
         lambda given, right, x, bits: math.isclose(
-            float(given), _least_error(x, right, bits), rel_tol=1e-3
+            float(given), float(_lost(x, right, 2**bits - 1).square().mean()), rel_tol=1e-3
         ),
         "This is the least error itself.",
         "Return the upper end that it belongs to.",
@@ -99,7 +98,7 @@ END_MISTAKES = [
     Mistake(
         "absolute error",
         lambda given, right, x, bits: math.isclose(
-            float(given), _search(x, 2**bits - 1, lambda off, _: off.abs().mean()), rel_tol=1e-3
+            float(given), _search(x, 2**bits - 1, torch.abs), rel_tol=1e-3
         ),
         "This is the range with the least absolute error.",
         "Square the differences before you take their mean.",
@@ -107,18 +106,10 @@ END_MISTAKES = [
     Mistake(
         "wrong number of steps",
         lambda given, right, x, bits: any(
-            math.isclose(
-                float(given), _search(x, steps, lambda off, _: off.square().mean()), rel_tol=1e-3
-            )
+            math.isclose(float(given), _search(x, steps, torch.square), rel_tol=1e-3)
             for steps in (2**bits, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2**bits - 2)
         ),
         "The search is right, but with another number of steps.",
         "From the integer 0 to the integer 2**bits - 1: how many steps?",
     ),
 ]
-
-
-def _least_error(values: Tensor, high: float, bits: int) -> float:
-    step = high / (2**bits - 1)
-    rounded = (values / step).round().clamp(0, 2**bits - 1) * step
-    return float((rounded - values).square().mean())

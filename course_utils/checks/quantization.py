@@ -245,7 +245,10 @@ SCALE_MISTAKES = [
     ),
     Mistake(
         "signs forgotten",
-        lambda given, right, w, bits: _are(given, w.flatten(1).amax(1) / (2 ** (bits - 1) - 1)),
+        lambda given, right, w, bits: _are(  # whatever a negative "largest" was turned into
+            torch.as_tensor(given)[w.flatten(1).amax(1) > 0],
+            w.flatten(1).amax(1)[w.flatten(1).amax(1) > 0] / (2 ** (bits - 1) - 1),
+        ),
         "A channel whose largest weight is negative gets too small a scale.",
         "Take absolute values before the largest.",
     ),

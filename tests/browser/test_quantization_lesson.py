@@ -186,27 +186,43 @@ def test_a_number_shows_its_bits_in_every_format(quantization: LabPage) -> None:
     expect(bits).to_contain_text("0.10009765625")
 
 
+AFFINE = """def affine(tensor, bits):
+    low, high = tensor.min().clamp(max=0), tensor.max().clamp(min=0)
+    scale = ({}) / (2**bits - 1)
+    zero_point = torch.round(-low / scale)
+    return torch.round(tensor / scale) + zero_point, scale, zero_point"""
+SCALES = """def channel_scales(weight, bits):
+    largest = weight.flatten(1).{}.amax(1)
+    return torch.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1.0)"""
+END = """def best_upper_end(values, bits):
+    ends = [values.max() * k / 100 for k in range(1, {})]
+    return min(ends, key=lambda high: error_with_range(values, high, bits))"""
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong", "hint", "right"),
+    [
+        (AFFINE, "tensor.max() - tensor.min()", "no integer of yours stands for 0", "high - low"),
+        (SCALES, "clone()", "largest weight is negative", "abs()"),
+        (END, "100", "up to 99 %", "101"),
+    ],
+    ids=["affine", "channel_scales", "best_upper_end"],
+)
 def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
-    panel: PanelOnPage, quantization: LabPage
+    quantization: LabPage, code: str, wrong: str, hint: str, right: str
 ) -> None:
-    stub = panel.page.locator(".jp-CodeCell", has_text="def affine(tensor, bits)")
-    check = panel.page.locator(".jp-CodeCell", has_text="checks.quantization.check_affine")
-    steps = "scale = (tensor.max() - tensor.min()) / (2**bits - 1)"
-    rest = (
-        "zero_point = torch.round(-low / scale)\n"
-        "    return torch.round(tensor / scale) + zero_point, scale, zero_point"
-    )
-    low = "low, high = tensor.min().clamp(max=0), tensor.max().clamp(min=0)"
-    wrong = f"def affine(tensor, bits):\n    {low}\n    {steps}\n    {rest}"
-    right = wrong.replace(steps, "scale = (high - low) / (2**bits - 1)")
-    for text, answer in ((wrong, "no integer of yours stands for 0"), (right, "right on all")):
+    keyboard = quantization.page.keyboard
+    name = code.removeprefix("def ").split("(")[0]
+    stub = quantization.page.locator(".jp-CodeCell", has_text=f"def {name}(")
+    check = quantization.page.locator(".jp-CodeCell", has_text=re.compile(rf"checks\..*\({name}\)"))
+    for filling, answer in ((wrong, hint), (right, "right on all")):
         stub.locator(".cm-content").click()
-        panel.page.keyboard.press("Control+a")
-        panel.page.keyboard.insert_text(text)
-        panel.page.keyboard.press("Control+Enter")
+        keyboard.press("Control+a")
+        keyboard.insert_text(code.format(filling))
+        keyboard.press("Control+Enter")
         quantization.wait_idle(30)
         check.locator(".cm-content").click()
-        panel.page.keyboard.press("Control+Enter")
+        keyboard.press("Control+Enter")
         expect(check.locator(".jp-OutputArea-output")).to_contain_text(answer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from course_utils.lab.spec import Chart, Histogram
     from course_utils.sweep import Sweep
 
 # Okabe & Ito's palette, with a dash and a marker each, so that colour is never the only cue.
@@ -56,32 +57,33 @@ class Picture:
         return {"image/png": picture, "text/plain": self.description}, {}
 
 
-def plot_metric(ax: Axes, sweep: Sweep, metric: str) -> Axes:
-    """Draw a metric with its spread over the first knob, a line for each value of the second.
-
-    Args:
-        ax: Where to draw.
-        sweep: Of one or two knobs.
-        metric: "accuracy" or "latency".
-    """
+def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
+    """Draw metrics with their spread over the first knob, a line for each of the other choices."""
     knob, *others = sweep.knobs
     values = sweep.knobs[knob]
     places = np.arange(len(values))
-    lines = sweep.knobs[others[0]] if others else [None]
-    for line, style in zip(lines, itertools.cycle(STYLES)):
-        extra = {others[0]: line} if others else {}
-        found = [getattr(sweep.point(**{knob: value}, **extra), metric) for value in values]
-        label = None if line is None else str(line)
-        ax.plot(places, [m.value for m in found], label=label, **style)
+    choices = itertools.product(*(sweep.knobs[other] for other in others))
+    lines = itertools.product(choices, chart.metrics)
+    for (choice, metric), style in zip(lines, itertools.cycle(STYLES)):
+        settings = [{knob: value, **dict(zip(others, choice, strict=True))} for value in values]
+        found = [sweep.point(**setting).metrics[metric] for setting in settings]
+        parts = [*map(str, choice), *[metric] * (len(chart.metrics) > 1)]
+        ax.plot(places, [m.value for m in found], label=", ".join(parts), **style)
         band = [m.low for m in found], [m.high for m in found]
         ax.fill_between(places, *band, color=style["color"], alpha=0.2, linewidth=0)
     names = [str(value) for value in values]
     ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > 40 else 0)
     ax.set_xlabel(knob)
-    ax.set_ylabel(f"{metric} ({getattr(sweep.points[0], metric).unit})")
-    ax.set_ylim(bottom=0)
-    if others:
-        ax.legend(frameon=False)
+    ax.set_ylabel(chart.title)
+    if chart.is_log:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
+    if chart.rule:
+        ax.axhline(chart.rule[0], color="#000000", linewidth=0.8, linestyle=(0, (4, 2)))
+        ax.text(0, chart.rule[0], chart.rule[1], va="bottom", fontsize="small")
+    if others or len(chart.metrics) > 1:
+        ax.legend(frameon=False, fontsize="small")
     return ax
 
 
@@ -93,7 +95,7 @@ def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes
     return ax
 
 
-def plot_histogram(ax: Axes, histogram: Any) -> Axes:
+def plot_histogram(ax: Axes, histogram: Histogram) -> Axes:
     """Draw counts as steps, few levels as vertical lines, and shade what is clipped."""
     ax.stairs(histogram.counts, histogram.edges, fill=True, color="#999999")
     if histogram.is_log:
@@ -112,13 +114,14 @@ def plot_histogram(ax: Axes, histogram: Any) -> Axes:
     return ax
 
 
-def draw_panel(sweep: Sweep, detail: Any | None) -> Figure:
+def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Histogram | None) -> Figure:
     """Return a panel's curves as one figure, beside one of its histograms, if it has any."""
-    axes = new_axes(3 if detail else 2, width=10 if detail else 7)
-    plot_metric(axes[0], sweep, "accuracy")
-    plot_metric(axes[1], sweep, "latency")
+    count = len(charts) + bool(detail)
+    axes = new_axes(count, width=10 if count > 2 else 7)
+    for ax, chart in zip(axes, charts, strict=False):
+        plot_chart(ax, sweep, chart)
     if detail:
-        plot_histogram(axes[2], detail)
+        plot_histogram(axes[-1], detail)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     return figure

@@ -16,9 +16,9 @@ from course_utils.folders import data_folder
 
 SECONDS_TO_WAIT = 20
 TABLES = """
-create table if not exists predictions (
+create table if not exists guesses (
     id integer primary key, made_at text not null, lab text not null, setting text not null,
-    guess text not null, measured text not null
+    guess text not null, told text not null, found text not null
 );
 create table if not exists attempts (
     id integer primary key, made_at text not null, exercise text not null, outcome text not null
@@ -36,18 +36,19 @@ def progress_file() -> Path:
 
 
 def save_prediction(
-    lab: str, setting: str, *, guess: dict[str, float], measured: dict[str, float]
+    lab: str, setting: str, *, guess: dict[str, float], told: str, found: str
 ) -> None:
-    """Keep a guess beside what was then measured."""
+    """Keep a guess, by metric and in words, beside what was then measured."""
     _insert(
-        "insert into predictions (made_at, lab, setting, guess, measured) values (?, ?, ?, ?, ?)",
-        (lab, setting, json.dumps(guess), json.dumps(measured)),
+        "insert into guesses (made_at, lab, setting, guess, told, found)"
+        " values (?, ?, ?, ?, ?, ?)",
+        (lab, setting, json.dumps(guess), told, found),
     )
 
 
 def last_prediction(lab: str) -> dict[str, float] | None:
     """Return the newest guess in a lab; None if there is none."""
-    rows = _select("select guess from predictions where lab = ? order by id desc limit 1", (lab,))
+    rows = _select("select guess from guesses where lab = ? order by id desc limit 1", (lab,))
     return json.loads(rows[0][0]) if rows else None
 
 
@@ -82,23 +83,15 @@ def results() -> list[tuple[str, str, float, float, int]]:
 
 def report() -> str:
     """Return the learner's progress in words."""
-    predictions = _select("select lab, setting, guess, measured from predictions order by id")
+    predictions = _select("select lab, setting, told, found from guesses order by id")
     attempts = _select(
         "select exercise, count(*), max(outcome = 'solved') from attempts group by exercise"
     )
     if not (predictions or attempts or results()):
         return "Nothing yet: your first prediction will stand here."
     lines = []
-    for lab, setting, guess, measured in predictions:
-        told, found = json.loads(guess), json.loads(measured)
-        both = [
-            " and ".join(
-                f"{value:.{digits}f} %" if metric == "accuracy" else _ms(value)
-                for metric, value in numbers.items()
-            )
-            for numbers, digits in ((told, 0), (found, 1))
-        ]
-        lines.append(f"Predicted in “{lab}” for {setting}: {both[0]}; measured {both[1]}.")
+    for lab, setting, told, found in predictions:
+        lines.append(f"Predicted in “{lab}” for {setting}: {told}; measured {found}.")
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
         lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")

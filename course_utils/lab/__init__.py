@@ -4,6 +4,6 @@ from course_utils.lab.bits import BitView
 from course_utils.lab.panel import Panel
 from course_utils.lab.quiz import Question, Quiz
 from course_utils.lab.readouts import Card
-from course_utils.lab.spec import Histogram
+from course_utils.lab.spec import Chart, Histogram
 
-__all__ = ["BitView", "Card", "Histogram", "Panel", "Question", "Quiz"]
+__all__ = ["BitView", "Card", "Chart", "Histogram", "Panel", "Question", "Quiz"]

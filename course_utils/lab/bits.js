@@ -1,15 +1,7 @@
 // The bits of a number. The rules are those of `course_utils/formats.py`, the words come with
 // `spec`; a drag or a flip is computed here, so it needs no kernel.
 
-const KEEP_KEYS = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab takes the keys
 const memory = new DataView(new ArrayBuffer(8));
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 function roundToEven(number) {
   const low = Math.floor(number);

@@ -9,15 +9,14 @@ from __future__ import annotations
 import html
 import math
 from decimal import ROUND_HALF_UP, Context, Decimal
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import anywidget
 import traitlets
 
 from course_utils.formats import FORMATS, FloatFormat, IntegerFormat
+from course_utils.lab import page
 
-HERE = Path(__file__).parent
 FIELDS = ("sign", "exponent", "fraction", "integer")
 AnyFormat = FloatFormat | IntegerFormat
 HEAD = ("format", "bits", "value stored", "relative error")
@@ -38,8 +37,8 @@ class BitView(anywidget.AnyWidget):
     Set it from Python with ``value`` and ``flip``; read it with ``rows``.
     """
 
-    _esm = HERE / "bits.js"
-    _css = "".join((HERE / name).read_text(encoding="utf-8") for name in ("panel.css", "bits.css"))
+    _esm = page.read("dom.js", "bits.js")
+    _css = page.read("panel.css", "bits.css")
 
     spec = traitlets.Dict().tag(sync=True)  # all words, and what the page computes with
     value = traitlets.Float().tag(sync=True)

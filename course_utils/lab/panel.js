@@ -1,41 +1,6 @@
 // The panel of a lab. Everything that it writes or draws comes with `spec` and `numbers`;
 // a drag only looks up the point under the knobs, so it needs no kernel.
 
-const SVG = "http://www.w3.org/2000/svg";
-const W = 340, LEFT = 44, RIGHT = 24, TOP = 24, BOTTOM = 34;
-const MOST_LETTERS = 40; // under an axis; more of them stand in two rows
-const KEEP_KEYS = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab takes the keys
-
-function make(tag, attributes = {}, ...children) {
-  const isSvg = ["svg", "g", "path", "line", "text", "circle", "rect"].includes(tag);
-  const node = isSvg ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-// A chart's frame: its title, its ticks, and functions from data to pixels.
-function frame(title, height, x, y) {
-  const isStaggered = x.ticks.reduce((sum, tick) => sum + tick.label.length + 1, 0) > MOST_LETTERS;
-  const below = isStaggered ? 12 : 0;
-  const [x0, x1, y0, y1] = [LEFT, W - RIGHT, height - BOTTOM - below, TOP];
-  const px = (v) => x0 + ((v - x.low) / (x.high - x.low || 1)) * (x1 - x0);
-  const py = (v) => y0 + ((v - y.low) / (y.high - y.low || 1)) * (y1 - y0);
-  const svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": title });
-  svg.append(make("text", { x: 2, y: 13, class: "im-title" }, title));
-  for (const { at, label } of y.ticks) {
-    svg.append(make("line", { x1: x0, x2: x1, y1: py(at), y2: py(at), class: "im-grid" }));
-    svg.append(make("text", { x: x0 - 5, y: py(at) + 4, "text-anchor": "end" }, label));
-  }
-  x.ticks.forEach(({ at, label }, n) => {
-    const place = { x: px(at), y: y0 + 14 + (n % 2) * below, "text-anchor": "middle" };
-    svg.append(make("text", place, label));
-  });
-  const axis = { x: (x0 + x1) / 2, y: y0 + 29 + below, "text-anchor": "middle" };
-  svg.append(make("text", axis, x.title));
-  return { svg, px, py, y0 };
-}
-
 function render({ model, el }) {
   const spec = model.get("spec");
   const view = model.get("numbers"); // a DataView; copied, since its offset may be odd
@@ -43,12 +8,16 @@ function render({ model, el }) {
   const id = `im-panel-${Math.random().toString(36).slice(2)}`; // the page may hold several
   const sizes = spec.knobs.map((knob) => knob.values.length);
   const pointAt = (chosen) => chosen.reduce((index, value, k) => index * sizes[k] + value, 0);
-  const curve = (point, metric, end) => numbers[point * 6 + metric * 3 + end];
+  const columns = spec.charts.reduce((sum, chart) => sum + chart.lines.length, 0);
+  const value = (point, column, end) => numbers[(point * columns + column) * 3 + end];
   const hasGuess = (guess) => spec.predict && Object.keys(guess).length > 0;
   const root = make("section", { class: "im-panel", "aria-label": spec.name });
   const body = make("div");
   root.append(make("div", { class: "im-name" }, spec.name), body);
   el.append(root);
+
+  const words = ({ digits, unit }, number) =>
+    `${number.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} ${unit}`;
 
   // The prediction: nothing is shown before it is made or declined.
   function ask() {
@@ -63,7 +32,7 @@ function render({ model, el }) {
       });
       const shown = make("output", { for: input.id });
       const update = () => {
-        shown.textContent = `${Number(input.value).toFixed(field.digits)} ${field.unit}`;
+        shown.textContent = words(field, Number(input.value));
         input.setAttribute("aria-valuetext", shown.textContent);
       };
       input.value = field.most / 2;
@@ -104,7 +73,7 @@ function render({ model, el }) {
     const guess = model.get("guess");
     const parts = [];
     if (hasGuess(guess)) {
-      const told = spec.predict.fields.map((f) => `${guess[f.name].toFixed(f.digits)} ${f.unit}`).join(" and ");
+      const told = spec.predict.fields.map((field) => words(field, guess[field.name])).join(" and ");
       parts.push(make("p", { class: "im-outcome" },
         `For ${spec.predict.setting} you predicted ${told}; measured: ${spec.predict.measured}.`));
     }
@@ -118,8 +87,9 @@ function render({ model, el }) {
       row.append(make("div", { class: "im-card" }, make("div", { class: "im-note" }, title), value, note));
       return { value, note };
     });
-    const charts = spec.charts.map(lineChart);
-    const detail = spec.detail && histogram();
+    const charts = spec.charts.map((chart) => lineChart(chart, spec, value, guess));
+    const pictures = numbers.subarray(spec.points.length * columns * 3);
+    const detail = spec.detail && histogram(spec.detail, spec.points.length, pictures);
     const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
@@ -143,7 +113,7 @@ function render({ model, el }) {
       clearTimeout(noAnswer);
       status.textContent = text ?? "";
       button.setAttribute("aria-disabled", busy ? "true" : "false");
-      charts[1]?.freshMark(model.get("again"));
+      charts.forEach((chart) => chart.freshMarks(model.get("again")));
     };
     parts.push(make("div", { class: "im-buttons" }, button, status), spoken, table(),
       make("p", { class: "im-note" }, spec.provenance));
@@ -200,97 +170,6 @@ function render({ model, el }) {
     const labels = inputs.map((input, n) => make("label", { for: input.id }, input, knob.values[n]));
     const node = make("fieldset", { class: "im-knob" }, make("legend", {}, knob.name), ...labels);
     return { set: (value) => (inputs[value].checked = true), node };
-  }
-
-  // A metric over the first knob; one line for each choice of the others, the chosen one bold.
-  function lineChart(scale, metric) {
-    const [count, lines] = [sizes[0], sizes.slice(1).reduce((a, b) => a * b, 1)];
-    const ticks = spec.knobs[0].values.map((label, at) => ({ at, label }));
-    const x = { low: 0, high: count - 1, ticks, title: spec.knobs[0].name };
-    const { svg, px, py, y0 } = frame(scale.title, 172, x, scale);
-    const kind = metric ? "im-b" : "im-a";
-    const cursor = make("line", { y1: TOP, y2: y0, class: "im-cursor" });
-    svg.append(cursor);
-    const groups = [...Array(lines).keys()].map((line) => {
-      const at = (i, end) => `${px(i).toFixed(1)},${py(curve(i * lines + line, metric, end)).toFixed(1)}`;
-      const all = [...Array(count).keys()];
-      const band = [...all.map((i) => at(i, 1)), ...all.reverse().map((i) => at(i, 2))];
-      const group = make("g", { class: kind },
-        make("path", { d: `M${band.join("L")}Z`, class: "im-band" }),
-        make("path", { d: `M${all.reverse().map((i) => at(i, 0)).join("L")}`, class: "im-line" }));
-      svg.append(group);
-      return group;
-    });
-    const dot = metric
-      ? make("rect", { width: 10, height: 10, class: `${kind} im-dot` })
-      : make("circle", { r: 5.5, class: `${kind} im-dot` });
-    svg.append(dot);
-    const inside = (value) => Math.max(TOP, py(value)); // a value above the scale stays at its edge
-    const cross = (x, y, style) => make("path", { d: `M${x - 6},${y}h12M${x},${y - 6}v12`, class: style });
-    const guess = model.get("guess");
-    const value = guess[metric ? "latency" : "accuracy"];
-    if (spec.predict && value !== undefined) {
-      const mark = cross(px(Math.floor(spec.predict.point / lines)), inside(value), "im-guess");
-      mark.append(make("title", {}, "your prediction"));
-      svg.append(mark);
-    }
-    let fresh;
-    function freshMark({ index, latency }) {
-      fresh?.remove();
-      if (index === undefined) return;
-      fresh = cross(px(Math.floor(index / lines)), inside(latency), "im-fresh");
-      fresh.append(make("title", {}, "measured again"));
-      svg.append(fresh);
-    }
-    function set(chosen, index) {
-      const [xAt, yAt] = [px(chosen[0]), py(curve(index, metric, 0))];
-      cursor.setAttribute("x1", xAt);
-      cursor.setAttribute("x2", xAt);
-      dot.setAttribute(metric ? "x" : "cx", xAt - (metric ? 5 : 0));
-      dot.setAttribute(metric ? "y" : "cy", yAt - (metric ? 5 : 0));
-      groups.forEach((group, line) => group.classList.toggle("im-faint", line !== index % lines));
-    }
-    return { svg, set, freshMark };
-  }
-
-  // The picture of the chosen point: counts as bars, and the levels that values can take.
-  function histogram() {
-    const { bins, levels, low, high, most, axis, titles, ticks } = spec.detail;
-    const height = 348;
-    const x = { low, high, ticks, title: axis };
-    const { svg, px, py } = frame(titles[0], height, x, { low: 0, high: most * 1.05, ticks: [] });
-    const bars = make("path", { class: "im-bars" });
-    const marks = make("path", { class: "im-levels" });
-    const clipped = make("path", { class: "im-clipped" });
-    svg.append(bars, marks, clipped);
-    const firstCount = spec.points.length * 6;
-    const firstLevel = firstCount + spec.points.length * bins;
-    const firstLimit = firstLevel + spec.points.length * levels;
-    const inside = (value) => Math.min(Math.max(value, low), high);
-    const width = (px(high) - px(low)) / bins;
-    function set(index) {
-      let [path, lines] = ["", ""];
-      for (let bin = 0; bin < bins; bin++) {
-        const y = py(numbers[firstCount + index * bins + bin]);
-        path += `M${(px(low) + bin * width).toFixed(1)},${py(0)}V${y.toFixed(1)}h${width.toFixed(2)}V${py(0)}`;
-      }
-      for (let n = 0; n < levels; n++) {
-        const level = numbers[firstLevel + index * levels + n];
-        if (level >= low && level <= high) lines += `M${px(level).toFixed(1)},${py(0)}V${TOP}`;
-      }
-      let shaded = "";
-      if (!Number.isNaN(numbers[firstLimit + index * 2])) {
-        const [from, to] = [0, 1].map((end) => px(inside(numbers[firstLimit + index * 2 + end])));
-        for (const [start, end] of [[px(low), from], [to, px(high)]])
-          if (end > start) shaded += `M${start.toFixed(1)},${py(0)}V${TOP}H${end.toFixed(1)}V${py(0)}Z`;
-      }
-      clipped.setAttribute("d", shaded);
-      bars.setAttribute("d", path);
-      marks.setAttribute("d", lines);
-      svg.querySelector(".im-title").textContent = titles[index];
-      svg.setAttribute("aria-label", titles[index]);
-    }
-    return { svg, set };
   }
 
   function table() {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -17,19 +17,13 @@ import traitlets
 from IPython import get_ipython
 
 from course_utils import plots, progress
-from course_utils.lab.readouts import (
-    Card,
-    describe_setting,
-    describe_speed,
-    format_value,
-    make_cards,
-)
-from course_utils.lab.spec import Histogram, make_spec, pack_numbers
+from course_utils.lab import page
+from course_utils.lab.readouts import Card, describe_setting, format_value, make_cards
+from course_utils.lab.spec import Chart, Histogram, make_chart, make_spec, pack_numbers
 
 if TYPE_CHECKING:
     from course_utils.sweep import Sweep
 
-HERE = Path(__file__).parent
 METRICS = ("accuracy", "latency")
 
 
@@ -39,25 +33,24 @@ class Panel(anywidget.AnyWidget):
     Set it from Python with ``choose``; read it with ``setting`` and ``cards``.
     """
 
-    _esm = HERE / "panel.js"
-    _css = HERE / "panel.css"
+    _esm = page.read("dom.js", "charts.js", "panel.js")
+    _css = page.read("panel.css")
 
     spec = traitlets.Dict().tag(sync=True)  # all words and scales of the panel
     numbers = traitlets.Bytes().tag(sync=True)  # all numbers to be drawn, float32
     chosen = traitlets.List(traitlets.Int()).tag(sync=True)  # index of each knob's value
-    guess = traitlets.Dict().tag(
-        sync=True
-    )  # {"accuracy": %, "latency": ms} as asked; empty if skipped
+    guess = traitlets.Dict().tag(sync=True)  # of each metric asked for; empty if skipped
     revealed = traitlets.Bool(False).tag(sync=True)
-    again = traitlets.Dict().tag(sync=True)  # of "measure again": {"busy", "text", "latency"}
+    again = traitlets.Dict().tag(sync=True)  # of "measure again": {"busy", "text", "values"}
 
     def __init__(
         self,
         sweep: Sweep,
         name: str,
         *,
+        charts: Sequence[str | Chart] = METRICS,
         predict: dict[str, Any] | None = None,
-        ask: Sequence[str] = METRICS,
+        ask: Sequence[str] | None = None,
         detail: Callable[..., Histogram] | None = None,
         readout: Callable[..., Card] | None = None,
     ) -> None:
@@ -66,20 +59,25 @@ class Panel(anywidget.AnyWidget):
         Args:
             sweep: What was measured.
             name: Heading of the panel; predictions are kept under it.
+            charts: A metric each, or several on one ``Chart``.
             predict: A setting about which the learner makes a guess before the curves are shown;
                 None: they are shown at once.
-            ask: What to guess about it: "accuracy", "latency" or both.
+            ask: Which metrics to guess; None: those of all charts.
             detail: Takes a setting's values by name and returns its picture.
             readout: Takes them and returns one card more, of the same title for all settings.
 
         Raises:
-            ValueError: ``predict`` is not a setting of the sweep, or ``ask`` is no metric.
+            ValueError: ``predict`` is not a setting of the sweep, or the sweep lacks a metric that
+                is to be drawn or guessed.
         """
-        if not ask or not set(ask) <= set(METRICS):
-            raise ValueError(f"A guess can be about {' or '.join(METRICS)}, not about {ask}.")
         self._sweep = sweep
         self._name = name
-        self._cards = [make_cards(point, sweep.baseline) for point in sweep.points]
+        self._charts = [make_chart(chart, sweep) for chart in charts]
+        shown = [metric for chart in self._charts for metric in chart.metrics]
+        if ask is not None and (not ask or not set(ask) <= set(shown)):
+            raise ValueError(f"A guess can be about {' or '.join(shown)}, not about {ask}.")
+        titles = sweep.experiment.titles
+        self._cards = [make_cards(point, sweep.baseline, titles) for point in sweep.points]
         if readout:
             for cards, point in zip(self._cards, sweep.points, strict=True):
                 cards.append(readout(**point.setting))
@@ -87,13 +85,15 @@ class Panel(anywidget.AnyWidget):
         self._measuring = threading.Lock()
         self._cell = _RunningCell()
         self._predict = sweep.point(**predict) if predict else None
-        self._asked = [metric for metric in METRICS if metric in ask]
+        self._asked = [metric for metric in shown if ask is None or metric in ask]
         earlier = progress.last_prediction(name) if predict else None
         if earlier is not None and not set(self._asked) <= set(earlier):
             earlier = None  # made when the panel asked for something else
         super().__init__(
-            spec=make_spec(name, sweep, self._cards, self._details, self._predict, self._asked),
-            numbers=pack_numbers(sweep, self._details),
+            spec=make_spec(
+                name, sweep, self._charts, self._cards, self._details, self._predict, self._asked
+            ),
+            numbers=pack_numbers(sweep, self._charts, self._details),
             chosen=self._indices(sweep.against),
             guess=earlier or {},
             revealed=predict is None or earlier is not None,
@@ -122,7 +122,7 @@ class Panel(anywidget.AnyWidget):
         self.chosen = self._indices(wanted)
 
     def commit(self, **guess: float) -> None:
-        """Commit to a guess of what the panel asks for, in % and ms, and show the curves.
+        """Commit to a guess of what the panel asks for, in its units, and show the curves.
 
         Raises:
             ValueError: The panel was made without ``predict``, or asks for something else.
@@ -138,7 +138,11 @@ class Panel(anywidget.AnyWidget):
             self._name,
             describe_setting(point.setting),
             guess=self.guess,
-            measured={metric: getattr(point, metric).value for metric in self._asked},
+            told=" and ".join(
+                format_value(replace(point.metrics[metric], value=self.guess[metric]))
+                for metric in self._asked
+            ),
+            found=" and ".join(format_value(point.metrics[metric]) for metric in self._asked),
         )
 
     def measure_again(self) -> None:
@@ -152,13 +156,21 @@ class Panel(anywidget.AnyWidget):
             before = self._sweep.point(**self.setting)
             self.again = {"busy": True, "text": f"Measuring {describe_setting(before.setting)} …"}
             now = self._sweep.measure_again(**before.setting)
+            shown = [metric for chart in self._charts for metric in chart.metrics]
+            values = ", ".join(
+                f"{metric} {format_value(now.metrics[metric])} (before"
+                f" {format_value(before.metrics[metric])})"
+                for metric in shown
+            )
+            if "speed" in now.metrics:
+                values += (
+                    f", {now.speed.describe_speed()} beside"
+                    f" {describe_setting(self._sweep.against)}, timed in turns just now"
+                )
+            when = now.metrics[shown[0]].provenance.when[-5:]
             self._say(
-                f"Measured again at {now.latency.provenance.when[-5:]},"
-                f" {describe_setting(now.setting)}: accuracy {format_value(now.accuracy)} (before"
-                f" {format_value(before.accuracy)}), latency {format_value(now.latency)} (before"
-                f" {format_value(before.latency)}), {describe_speed(now.speed)} beside"
-                f" {describe_setting(self._sweep.against)}, timed in turns just now.",
-                latency=now.latency.value,
+                f"Measured again at {when}, {describe_setting(now.setting)}: {values}.",
+                values={metric: now.metrics[metric].value for metric in shown},
                 index=self._sweep.points.index(before),
             )
         except Exception as error:  # a callback's exception would vanish: the page must say it
@@ -171,21 +183,19 @@ class Panel(anywidget.AnyWidget):
         """Return the static twin: the same curves as a picture."""
         shown = self._sweep.points.index(self._predict or self._sweep.baseline)
         detail = self._details[shown] if self._details else None
-        return plots.figure_png(plots.draw_panel(self._sweep, detail))
+        return plots.figure_png(plots.draw_panel(self._sweep, self._charts, detail))
 
     def alt(self) -> str:
         """Return the panel in one sentence."""
-        points = self._sweep.points
-        best = max(points, key=lambda point: point.accuracy.value)
-        worst = min(points, key=lambda point: point.accuracy.value)
-        fast = min(points, key=lambda point: point.latency.value)
-        slow = max(points, key=lambda point: point.latency.value)
-        return (
-            f"{self._name}: accuracy from {format_value(worst.accuracy)}"
-            f" ({describe_setting(worst.setting)}) to {format_value(best.accuracy)}"
-            f" ({describe_setting(best.setting)}), latency from {format_value(fast.latency)} to"
-            f" {format_value(slow.latency)}; {points[0].latency.provenance}."
-        )
+        extremes = []
+        for metric in self._charts[0].metrics[:1] + self._charts[-1].metrics[-1:]:
+            by_value = sorted(self._sweep.points, key=lambda point: point.metrics[metric].value)
+            low, high = (
+                f"{format_value(point.metrics[metric])} ({describe_setting(point.setting)})"
+                for point in (by_value[0], by_value[-1])
+            )
+            extremes.append(f"{metric} from {low} to {high}")
+        return f"{self._name}: {', '.join(extremes)}; {self._sweep.provenance}."
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**options)

@@ -1,12 +1,5 @@
 // A quiz: one group of radio buttons a question, feedback below the picked answer.
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
 function render({ model, el }) {
   const id = `im-quiz-${Math.random().toString(36).slice(2)}`; // the page may hold several
   const root = make("section", { class: "im-panel", "aria-label": model.get("name") });
@@ -14,7 +7,7 @@ function render({ model, el }) {
     const said = make("p", { role: "status" });
     const inputs = question.answers.map((_, a) => {
       const input = make("input", {
-        type: "radio", name: `${id}-${q}`, id: `${id}-${q}-${a}`, "data-lm-suppress-shortcuts": "true",
+        type: "radio", name: `${id}-${q}`, id: `${id}-${q}-${a}`, ...KEEP_KEYS,
       });
       input.addEventListener("change", () => {
         const picked = [...model.get("picked")];

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import html
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
 from course_utils import progress
-
-HERE = Path(__file__).parent
+from course_utils.lab import page
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Question:
 class Quiz(anywidget.AnyWidget):
     """Questions with feedback for every answer; the attempts are kept in the progress."""
 
-    _esm = HERE / "quiz.js"
-    _css = HERE / "panel.css"
+    _esm = page.read("dom.js", "quiz.js")
+    _css = page.read("panel.css")
 
     name = traitlets.Unicode().tag(sync=True)
     questions: traitlets.List[Any] = traitlets.List().tag(sync=True)

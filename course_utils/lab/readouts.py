@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # a panel only shows: it needs the types of what was measured, not torch
@@ -26,16 +27,17 @@ def describe_setting(setting: dict[str, object]) -> str:
 
 def format_value(measurement: Measurement) -> str:
     """Return the value with its unit, in as many digits as it deserves."""
-    if measurement.unit == "bytes":
-        return format_size(measurement.value)
-    if measurement.unit == "%":
-        return f"{measurement.value:.1f} %"
-    return f"{measurement.value:.{latency_digits(measurement.value)}f} ms"
+    value, unit = measurement.value, measurement.unit
+    if unit == "bytes":
+        return format_size(value)
+    if unit == "%":
+        return f"{value:.1f} %"
+    return f"{value:,.{count_digits(value)}f} {unit}"
 
 
-def latency_digits(milliseconds: float) -> int:
-    """Return how many decimals a latency is shown with."""
-    return 3 if milliseconds < 0.1 else 2 if milliseconds < 10 else 1
+def count_digits(value: float) -> int:
+    """Return how many decimals a number is shown with: about three digits in all."""
+    return 3 if value < 0.1 else 2 if value < 10 else 1 if value < 1000 else 0
 
 
 def format_size(size_bytes: float) -> str:
@@ -43,13 +45,6 @@ def format_size(size_bytes: float) -> str:
     if size_bytes < 1024:
         return f"{size_bytes:.0f} bytes"
     return f"{size_bytes / 1024:.1f} KiB" if size_bytes < 2**20 else f"{size_bytes / 2**20:.2f} MiB"
-
-
-def describe_speed(speed: Measurement) -> str:
-    """Return how fast a point is beside the baseline; "no difference" if 1 is in its interval."""
-    if speed.low <= 1 <= speed.high:
-        return "no difference found in speed"
-    return f"{speed.value:.2f}× as fast ({speed.low:.2f}–{speed.high:.2f})"
 
 
 def describe_size(size: Measurement, baseline: Measurement) -> str:
@@ -65,28 +60,45 @@ def describe_size(size: Measurement, baseline: Measurement) -> str:
     return f"{larger / smaller:.1f}× {word}"
 
 
-def make_cards(point: Point, baseline: Point) -> list[Card]:
-    """Return the readouts of a point beside those of the baseline."""
-    accuracy, latency, gain = point.accuracy, point.latency, point.gain
-    digits = latency_digits(latency.value)
-    images = f"± {accuracy.high - accuracy.value:.1f} on {accuracy.count:,} images"
-    runs = (
-        f"half of {latency.count} runs took {latency.low:.{digits}f}–{latency.high:.{digits}f} ms,"
-        f" 95 % at most {latency.p95:.{digits}f}"
-    )
-    size = "the others are compared with this one"
-    if point.setting != baseline.setting:
-        images += (
-            f"; {_signed(gain.value)} ± {gain.high - gain.value:.1f} points on the same images"
-        )
-        runs += f"; {describe_speed(point.speed)}"
-        size = describe_size(point.size, baseline.size)
-    return [
-        Card("accuracy", format_value(accuracy), images),
-        Card("latency of one image", format_value(latency), runs),
-        Card("size of what ships", format_value(point.size), size),
-        Card("what ran", point.kernel, point.remark or point.runtime),
+def make_cards(point: Point, baseline: Point, titles: Mapping[str, str]) -> list[Card]:
+    """Return the readouts of a point beside those of the baseline.
+
+    Args:
+        point: Its gain and speed stand in the notes of accuracy and latency.
+        baseline: What it is compared with.
+        titles: Of cards, by metric, where it is not the metric's name.
+    """
+    cards = [
+        Card(titles.get(metric, metric), format_value(found), _note(metric, point, baseline))
+        for metric, found in point.metrics.items()
+        if metric not in ("gain", "speed")
     ]
+    if point.kernel:
+        cards.append(Card("what ran", point.kernel, point.remark or point.runtime))
+    return cards
+
+
+def _note(metric: str, point: Point, baseline: Point) -> str:
+    """Return what stands below a metric: its spread, and how it is beside the baseline."""
+    found, compared = point.metrics[metric], point.setting != baseline.setting
+    notes = [found.note]
+    if metric == "accuracy":
+        notes = [f"± {found.high - found.value:.1f} on {found.count:,} images"]
+        if compared:
+            error = point.gain.high - point.gain.value
+            notes.append(f"{_signed(point.gain.value)} ± {error:.1f} points on the same images")
+    elif metric == "latency":
+        digits = count_digits(found.value)
+        notes = [
+            f"half of {found.count} runs took {found.low:.{digits}f}–{found.high:.{digits}f} ms,"
+            f" 95 % at most {found.p95:.{digits}f}"
+        ]
+        if compared and "speed" in point.metrics:
+            notes.append(point.speed.describe_speed())
+    elif metric == "size":
+        same = "the others are compared with this one"
+        notes = [describe_size(found, baseline.size) if compared else same]
+    return "; ".join(filter(None, notes))
 
 
 def _signed(number: float) -> str:

@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from course_utils.lab.readouts import (
     Card,
+    count_digits,
     describe_setting,
-    describe_speed,
     format_value,
-    latency_digits,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +24,40 @@ if TYPE_CHECKING:
 MOST_LEVELS = 64
 MOST_CHOICES = 4  # more words than these stand on a slider
 ENDS = ("value", "low", "high")
+STYLES = "abcd"  # of lines: colour, dash and marker
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What one chart of a panel shows over the first knob.
+
+    Attributes:
+        title: Stands above it, with the unit.
+        metrics: One line each; at most four, of the same unit.
+        is_log: Draw the metrics in powers of ten.
+        rule: A value that matters, and its name, drawn as a level line; None: none.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    is_log: bool = False
+    rule: tuple[float, str] | None = None
+
+
+def make_chart(metric: str | Chart, sweep: Sweep) -> Chart:
+    """Return the chart of a metric, or the chart itself.
+
+    Raises:
+        ValueError: The sweep has no such metric.
+    """
+    names = (metric,) if isinstance(metric, str) else metric.metrics
+    there = sweep.points[0].metrics
+    missing = [name for name in names if name not in there]
+    if missing or not 0 < len(names) <= len(STYLES):
+        raise ValueError(f"A chart shows one to four of {list(there)}, not {list(names)}.")
+    if isinstance(metric, Chart):
+        return metric
+    return Chart(f"{metric} ({there[metric].unit})", (metric,))
 
 
 @dataclass(frozen=True)
@@ -37,8 +70,9 @@ class Histogram:
         edges: (bins + 1,) the same for all settings of a panel.
         counts: (bins,).
         levels: Values that a number can be rounded to; drawn if there are 64 or fewer.
-        limits: What lies outside of these two is clipped, and shaded; None: nothing is.
+        limits: What lies outside of these two is shaded; None: nothing is.
         is_log: Draw both axes in powers of ten; the edges have to be positive then.
+        shaded: What lying outside of the limits means.
     """
 
     title: str
@@ -48,6 +82,7 @@ class Histogram:
     levels: np.ndarray
     limits: tuple[float, float] | None = None
     is_log: bool = False
+    shaded: str = "outside of the range, clipped"
 
     def heights(self) -> np.ndarray:
         """Return how high each bar is drawn: (bins,)."""
@@ -61,14 +96,15 @@ class Histogram:
         return places
 
 
-def pack_numbers(sweep: Sweep, details: Sequence[Histogram]) -> bytes:
+def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Histogram]) -> bytes:
     """Return one float32 buffer: curves, heights of bars, levels, limits; a row for each point.
 
-    A curve's six are value, low and high of the accuracy, then of the latency. Rows of 64 levels
-    are filled up with NaN; the two limits are NaN where there are none.
+    A curve's row holds value, low and high of each line of each chart. Rows of 64 levels are
+    filled up with NaN; the two limits are NaN where there are none.
     """
+    shown = [metric for chart in charts for metric in chart.metrics]
     curves = [
-        [getattr(metric, end) for metric in (point.accuracy, point.latency) for end in ENDS]
+        [getattr(point.metrics[metric], end) for metric in shown for end in ENDS]
         for point in sweep.points
     ]
     heights = [detail.heights() for detail in details]
@@ -86,6 +122,7 @@ def pack_numbers(sweep: Sweep, details: Sequence[Histogram]) -> bytes:
 def make_spec(
     name: str,
     sweep: Sweep,
+    charts: Sequence[Chart],
     cards_of_points: Sequence[list[Card]],
     details: Sequence[Histogram],
     predict: Point | None,
@@ -99,7 +136,7 @@ def make_spec(
     if any(0 < len(detail.levels) <= MOST_LEVELS for detail in details):
         key.append("vertical lines: the values that a number can take")
     if any(detail.limits is not None for detail in details):
-        key.append("shaded: outside of the range, clipped")
+        key.append(f"shaded: {details[0].shaded}")
     return {
         "name": name,
         "knobs": [
@@ -116,15 +153,13 @@ def make_spec(
             {"cards": [card._asdict() for card in cards], "said": _said(point, cards)}
             for point, cards in zip(points, cards_of_points, strict=True)
         ],
-        "charts": [
-            _axis("accuracy (%)", [point.accuracy for point in points]),
-            _axis("latency (ms)", [point.latency for point in points]),
-        ],
+        "charts": _describe_charts(charts, sweep),
         "detail": _describe_details(details) if details else None,
         "predict": _describe_prediction(sweep, predict, asked) if predict else None,
-        "provenance": f"{points[0].latency.provenance}; accuracy on"
-        f" {points[0].accuracy.count:,} test images; compared with"
-        f" {describe_setting(sweep.against)}, the speed with its 95 % interval",
+        "provenance": f"{sweep.provenance}; {sweep.experiment.about}; compared with"
+        f" {describe_setting(sweep.against)}"
+        + ", the speed with its 99 % interval"
+        * ("speed" in points[0].metrics),
         "key": key,
         "head": [*sweep.knobs, *(card.title for card in cards_of_points[0])],
         "rows": [
@@ -161,38 +196,76 @@ def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
     }
 
 
-def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
-    baseline = sweep.baseline
-    longest = 2 * baseline.latency.value
-    fields = {
-        "accuracy": {"unit": "%", "most": 100, "step": 1, "digits": 0},
-        "latency": {
-            "unit": "ms",
-            "most": longest,
-            "step": longest / 100,
-            "digits": latency_digits(longest),
-        },
-    }
-    found = [format_value(getattr(predict, metric)) for metric in asked]
-    faster = f" ({describe_speed(predict.speed)})" if "latency" in asked else ""
-    return {
-        "point": sweep.points.index(predict),
-        "setting": describe_setting(predict.setting),
-        "known": f"With {describe_setting(baseline.setting)}, {format_value(baseline.accuracy)}"
-        f" of the answers are right, and one takes {format_value(baseline.latency)}."
-        f" Move {'both sliders' if len(asked) > 1 else 'the slider'}.",
-        "measured": " and ".join(found) + faster,
-        "fields": [{"name": metric, **fields[metric]} for metric in asked],
-    }
+def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, Any]]:
+    found, column = [], 0
+    for n, chart in enumerate(charts):
+        several = len(chart.metrics) > 1
+        lines = [
+            {
+                "metric": metric,
+                "column": column + line,
+                "style": STYLES[line if several else n % len(STYLES)],
+                "label": metric if several else "",
+            }
+            for line, metric in enumerate(chart.metrics)
+        ]
+        column += len(lines)
+        measured = [point.metrics[metric] for point in sweep.points for metric in chart.metrics]
+        rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
+        scale = _log_axis(measured) if chart.is_log else _axis(measured)
+        found.append({"title": chart.title, "isLog": chart.is_log, "rule": rule, **scale})
+        found[-1]["lines"] = lines
+    return found
 
 
-def _axis(title: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
     """Return the scale of a chart: from 0 to a tick above the highest value."""
     highest = max(measurement.high for measurement in measurements)
     ticks = MaxNLocator(4).tick_values(0, highest)
     return {
-        "title": title,
         "low": float(ticks[0]),
         "high": float(ticks[-1]),
         "ticks": [{"at": float(tick), "label": f"{tick:g}"} for tick in ticks],
     }
+
+
+def _log_axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Return the scale of a chart in powers of ten, that all values stand on."""
+    low = math.floor(math.log10(min(one.low for one in measurements if one.low > 0)))
+    high = math.ceil(math.log10(max(one.high for one in measurements)))
+    ticks = range(low, max(high, low + 1) + 1)
+    return {
+        "low": ticks[0],
+        "high": ticks[-1],
+        "ticks": [{"at": tick, "label": f"{10.0**tick:g}"} for tick in ticks],
+    }
+
+
+def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
+    return {
+        "point": sweep.points.index(predict),
+        "setting": describe_setting(predict.setting),
+        "known": f"With {describe_setting(sweep.against)}: {_tell(sweep.baseline, asked)}."
+        f" Move {'both sliders' if len(asked) > 1 else 'the slider'}.",
+        "measured": _tell(predict, asked, with_speed="latency" in asked),
+        "fields": [{"name": metric, **_field(sweep, metric)} for metric in asked],
+    }
+
+
+def _tell(point: Point, asked: Sequence[str], with_speed: bool = False) -> str:
+    told = " and ".join(f"{metric} {format_value(point.metrics[metric])}" for metric in asked)
+    speed = point.metrics.get("speed") if with_speed else None
+    return told + (f" ({speed.describe_speed()})" if speed else "")
+
+
+def _field(sweep: Sweep, metric: str) -> dict[str, Any]:
+    """Return the scale on which a guess is made."""
+    baseline = sweep.baseline.metrics[metric]
+    most = 2 * baseline.value
+    highest = max(point.metrics[metric].value for point in sweep.points)
+    if highest > most:
+        most = 1.25 * highest
+    if baseline.unit == "%":
+        return {"unit": "%", "most": 100, "step": 1, "digits": 0}
+    digits = count_digits(most)
+    return {"unit": baseline.unit, "most": most, "step": most / 100, "digits": digits}

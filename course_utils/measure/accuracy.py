@@ -1,0 +1,68 @@
+"""Is a runner right? Accuracy counted over labelled images, with its standard error."""
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from course_utils.datasets import Split
+from course_utils.measure.measurement import Measurement, measured_now
+from course_utils.runtimes.runner import Runner
+
+
+def find_right(runner: Runner, split: Split, batch: int = 10) -> np.ndarray:
+    """Return for each image whether the runner classifies it as labelled: (n,) bool.
+
+    Args:
+        runner: Returns logits (n, classes).
+        split: Images and labels, at least one.
+        batch: Images a call; a small batch fits the processor's cache and needs little memory. Take
+            1 for a network that finds its ranges while it runs: its answer for an image depends
+            on the others in the batch.
+
+    Raises:
+        ValueError: The split is empty, or the runner does not return one row of logits an image.
+    """
+    if len(split) == 0:
+        raise ValueError("There are no images to measure the accuracy on.")
+
+    def compare(start: int) -> np.ndarray:
+        logits = runner(split.images[start : start + batch])
+        labels = split.labels[start : start + batch]
+        if logits.shape[:1] != labels.shape or logits.ndim != 2:
+            raise ValueError(
+                f"{len(labels)} images gave an output of shape {logits.shape}; logits of shape"
+                f" ({len(labels)}, classes) were expected."
+            )
+        right: np.ndarray = logits.argmax(axis=1) == labels
+        return right
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return np.concatenate(list(threads.map(compare, range(0, len(split), batch))))
+
+
+def summarize_accuracy(right: np.ndarray) -> Measurement:
+    """Return the percentage that is right, with the standard error of a binomial share."""
+    share = right.mean()
+    error = 100 * math.sqrt(share * (1 - share) / len(right))
+    percent = float(100 * share)
+    return Measurement(percent, "%", percent - error, percent + error, len(right), measured_now())
+
+
+def measure_accuracy(runner: Runner, split: Split) -> Measurement:
+    """Return the percentage of images classified as labelled; see ``find_right``."""
+    return summarize_accuracy(find_right(runner, split))
+
+
+def compare_accuracy(right: np.ndarray, baseline: np.ndarray) -> Measurement:
+    """Return the points of accuracy gained over a baseline on the same images.
+
+    The standard error is that of a paired difference: only the images on which exactly one of
+    the two is right count (McNemar, 1947). For networks that mostly agree it is far smaller than
+    the errors of the two accuracies suggest.
+    """
+    gain = right.astype(float) - baseline
+    error = 100 * float(gain.std()) / math.sqrt(len(gain))
+    points = float(100 * gain.mean())
+    return Measurement(points, "points", points - error, points + error, len(gain), measured_now())

@@ -1,0 +1,98 @@
+"""Runners take turns: what disturbs the machine then meets all of them alike.
+
+A time measured once says little: the first calls are slow, other programs disturb the later
+ones, and what disturbs one runner and not the other looks like a difference between them. So the
+order is random, and each runner's calls come in short bursts, spread over the whole measurement.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+MOST_CALLS, TURN_MS = 10, 10.0  # a turn has so many calls, fewer if they take longer than this
+WARM_UP_CALLS = 3
+
+Run = Callable[[np.ndarray], np.ndarray]
+Round = list[list[float]]  # milliseconds: for each runner, of each call in its turn
+
+
+def stack_rounds(rounds: Sequence[Round]) -> list[np.ndarray]:
+    """Return the times of each runner: (rounds, calls in a turn), milliseconds."""
+    calls = [min(map(len, turns)) for turns in zip(*rounds, strict=True)]  # a resumed one differs
+    return [
+        np.array([turns[index][:count] for turns in rounds]) for index, count in enumerate(calls)
+    ]
+
+
+def time_rounds(
+    runners: Sequence[Run], batches: Sequence[np.ndarray], calls_ms: Sequence[float]
+) -> Iterator[list[np.ndarray]]:
+    """Yield without end, round by round, the times of all runners.
+
+    Args:
+        runners: Each gets a turn in a round, in random order.
+        batches: What each of them is called with.
+        calls_ms: About how long a call of each takes; from that follows how many a turn has.
+
+    Yields:
+        For each runner (calls in a turn,), milliseconds.
+    """
+    order = np.random.default_rng(0)
+    while True:
+        turns = [np.empty(calls_in_a_turn(call_ms)) for call_ms in calls_ms]
+        for index in order.permutation(len(runners)):
+            run, batch, turn = runners[index], batches[index], turns[index]
+            if calls_ms[index] < TURN_MS:
+                run(batch)  # fetches its weights into the cache again, after the others' turns
+            for call in range(len(turn)):
+                start = time.perf_counter_ns()
+                run(batch)
+                turn[call] = (time.perf_counter_ns() - start) / 1e6
+        yield turns
+
+
+def calls_in_a_turn(call_ms: float) -> int:
+    """Return how many timed calls fit into a turn."""
+    return int(min(max(TURN_MS / max(call_ms, 1e-3), 1), MOST_CALLS))
+
+
+def round_ms(calls_ms: Sequence[float]) -> float:
+    """Return about how long a round takes."""
+    return sum((calls_in_a_turn(ms) + (ms < TURN_MS)) * ms for ms in calls_ms)
+
+
+def warm_up(run: Run, batch: np.ndarray, name: str) -> float:
+    """Call a runner a few times, check what it returns; return how long the fastest took."""
+    fastest_ms = math.inf
+    for _ in range(WARM_UP_CALLS):
+        start = time.perf_counter()
+        try:
+            output = run(batch)
+        except Exception as error:
+            raise ValueError(
+                f"Nothing was timed: {name!r} raised {type(error).__name__}: {error}"
+            ) from error
+        fastest_ms = min(fastest_ms, 1000 * (time.perf_counter() - start))
+    if np.shape(output)[:1] != (len(batch),):
+        raise ValueError(
+            f"Nothing was timed: {name!r} got {len(batch)} images and returned an output of shape"
+            f" {np.shape(output)}; one row an image was expected."
+        )
+    if not np.isfinite(output).all():
+        raise ValueError(f"Nothing was timed: {name!r} returned NaN or infinite values.")
+    return fastest_ms
+
+
+class no_garbage_collection:  # noqa: N801 - used like a function, in `with`
+    """Keep Python from collecting garbage in the middle of a timed call."""
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_enabled:
+            gc.enable()

@@ -1,0 +1,109 @@
+"""What a classifier gives and costs at each setting: accuracy, latency and size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from course_utils.datasets import Split
+from course_utils.measure import (
+    Measurement,
+    compare_accuracy,
+    compare_speed,
+    find_right,
+    summarize_accuracy,
+    summarize_latency,
+)
+from course_utils.runtimes.runner import Runner
+from course_utils.sweep.experiment import Experiment, Finding, Setting
+from course_utils.sweep.sweep import Sweep, run
+
+
+def measure(
+    at: Callable[..., Runner],
+    *,
+    over: Mapping[str, Sequence[Any]],
+    on: Split,
+    against: Setting,
+    executor: Executor | None = None,
+    rounds: int | None = None,
+    batch: int = 10,
+) -> Sweep:
+    """Measure a runner at every combination of the knobs' values; see ``sweep.run``.
+
+    The metrics of a point are accuracy, gain (points of accuracy more than the baseline's on the
+    same images), latency of one image, speed (beside the baseline) and size of what ships.
+
+    Args:
+        at: Takes one value for each knob, by name, and returns the runner to measure.
+        over: Values of each knob.
+        on: Labelled images; the accuracy is counted on all of them.
+        against: The setting that the others are compared with; one of those in ``over``.
+        executor: Where to build and count accuracies, e.g. a cluster's; None: here, one by one.
+        rounds: Turns that each runner gets; None: until the speeds are known to ±5 %, or for 10 s.
+        batch: Images a call while the accuracy is counted; see ``measure.find_right``.
+
+    Raises:
+        ValueError: A knob has no values, or ``against`` is not among the settings.
+    """
+    experiment = Classification(at, on, batch)
+    return run(experiment, over, against, executor=executor, rounds=rounds)
+
+
+@dataclass(frozen=True)
+class Classification(Experiment):
+    """Accuracy on all images, latency of one, bytes of what ships."""
+
+    at: Callable[..., Runner]
+    on: Split
+    batch: int = 10
+
+    counting: ClassVar[str] = "accuracy"
+    titles: ClassVar[Mapping[str, str]] = {
+        "latency": "latency of one image",
+        "size": "size of what ships",
+    }
+
+    @property
+    def about(self) -> str:
+        """On how many images the accuracy is counted."""
+        return f"{len(self.on):,} test images each"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The function, the images and the batch."""
+        return self.at, self.on, self.batch
+
+    def prepare(self, setting: Setting) -> Runner:
+        """Return the runner of a setting."""
+        return self.at(**setting)
+
+    def count(self, runner: Runner, setting: Setting) -> dict[str, Any]:
+        """Return which images are classified rightly, and the size."""
+        right = find_right(runner, self.on, self.batch)
+        packed = np.packbits(right).tobytes().hex()
+        return {"right": packed, "images": len(right), "size_bytes": runner.size_bytes}
+
+    def batch_of(self, setting: Setting) -> np.ndarray:
+        """Return the one image that is timed."""
+        return self.on.images[:1]
+
+    def measurements(self, found: Finding, baseline: Finding) -> dict[str, Measurement]:
+        """Return accuracy, gain, latency, speed and size."""
+        right, baseline_right = (_unpack(one.facts) for one in (found, baseline))
+        size = float(found.facts["size_bytes"])
+        measured = found.measured
+        return {
+            "accuracy": replace(summarize_accuracy(right), provenance=measured),
+            "gain": replace(compare_accuracy(right, baseline_right), provenance=measured),
+            "latency": summarize_latency(found.times_ms, measured),
+            "speed": compare_speed(found.times_ms, baseline.times_ms, measured),
+            "size": Measurement(size, "bytes", size, size, 1, measured),
+        }
+
+
+def _unpack(facts: Mapping[str, Any]) -> np.ndarray:
+    packed = np.frombuffer(bytes.fromhex(facts["right"]), np.uint8)
+    return np.unpackbits(packed, count=facts["images"])

@@ -1,0 +1,241 @@
+"""Turn knobs over their values and measure at each setting; every result is kept on disk."""
+
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from course_utils import fingerprint, machine
+from course_utils.journal import Journal
+from course_utils.measure import Provenance, compare, measured_now
+from course_utils.measure.turns import stack_rounds
+from course_utils.runtimes.runner import Runner
+from course_utils.sweep.experiment import Experiment, Finding, Point, Setting
+
+LIMIT_S, AGAIN_LIMIT_S = 10.0, 3.0  # for timing all settings; for timing one of them again
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The measured points of all combinations of the knobs' values.
+
+    Attributes:
+        knobs: The values of each knob; the last knob varies fastest over the points.
+        points: One for each combination.
+        against: The setting that the others are compared with.
+        experiment: What was measured.
+    """
+
+    knobs: dict[str, list[Any]]
+    points: list[Point]
+    against: dict[str, Any]
+    experiment: Experiment
+
+    def point(self, **setting: Any) -> Point:
+        """Return the point of a setting.
+
+        Raises:
+            ValueError: The sweep has no such setting.
+        """
+        for point in self.points:
+            if point.setting == setting:
+                return point
+        raise ValueError(f"{setting} was not measured; the knobs are {self.knobs}.")
+
+    @property
+    def baseline(self) -> Point:
+        """The point that the others are compared with."""
+        return self.point(**self.against)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where and when its numbers were measured."""
+        return next(iter(self.points[0].metrics.values())).provenance
+
+    def measure_again(self, **setting: Any) -> Point:
+        """Return a point measured afresh, in turns with the baseline."""
+        self.point(**setting)  # so that a setting that does not exist is named
+        settings = [self.against, setting]
+        runners = [self.experiment.prepare(one) for one in settings]
+        facts = [
+            self.experiment.facts_at(one, runner)
+            for one, runner in zip(settings, runners, strict=True)
+        ]
+        batches = [self.experiment.batch_of(one) for one in settings]
+        if any(batch is None for batch in batches):
+            baseline, found = (Finding(one, np.empty((0, 0)), measured_now()) for one in facts)
+        else:
+            timed = compare(*runners, images=_all_of(batches), limit_s=AGAIN_LIMIT_S)
+            baseline, found = (
+                Finding(one, timed.times_ms[index], timed.provenance)
+                for index, one in enumerate(facts)
+            )
+        return self.experiment.point(setting, found, baseline)
+
+
+def run(
+    experiment: Experiment,
+    over: Mapping[str, Sequence[Any]],
+    against: Setting,
+    *,
+    executor: Executor | None = None,
+    rounds: int | None = None,
+) -> Sweep:
+    """Measure at every combination of the knobs' values.
+
+    First what is counted at each setting, then all times in turns. Each result is written to the
+    cache as soon as it is there: a sweep that was broken off goes on where it stopped, and one
+    that was finished is read back. The cache belongs to this machine, these versions, this code
+    and these weights; when one of them changes, it is measured anew.
+
+    Args:
+        experiment: What to measure.
+        over: Values of each knob.
+        against: The setting that the others are compared with; one of those in ``over``.
+        executor: Where to prepare and count, e.g. a cluster's; None: here, one by one.
+        rounds: Turns that each runner gets; None: until the speeds are known to ±5 %, or for 10 s.
+
+    Raises:
+        ValueError: A knob has no values, or ``against`` is not among the settings.
+    """
+    knobs = {name: list(values) for name, values in over.items()}
+    settings = [dict(zip(knobs, row, strict=True)) for row in itertools.product(*knobs.values())]
+    if dict(against) not in settings:
+        raise ValueError(f"against={dict(against)} is none of the settings of {knobs}.")
+    here = machine.describe()
+    key = fingerprint.of(*experiment.key, type(experiment), knobs, dict(against), rounds, here.id)
+    journal = Journal(key, here.id)
+    try:
+        is_new = _measure_missing(experiment, settings, against, executor, rounds, journal)
+    except KeyboardInterrupt:
+        kept = len(journal.entries_of("point"))
+        print(f"Interrupted. {kept} of {len(settings)} points are kept; run it again to go on.")
+        raise
+    points = _points(experiment, journal, settings, dict(against))
+    _report(experiment, journal, len(points), is_new)
+    return Sweep(knobs, points, dict(against), experiment)
+
+
+def _measure_missing(
+    experiment: Experiment,
+    settings: list[dict[str, Any]],
+    against: Setting,
+    executor: Executor | None,
+    rounds: int | None,
+    journal: Journal,
+) -> bool:
+    """Measure what the journal lacks; return whether it lacked anything."""
+    done = {entry["index"] for entry in journal.entries_of("point")}
+    missing = [index for index in range(len(settings)) if index not in done]
+    is_timed = experiment.batch_of(settings[0]) is not None
+    runners: dict[int, Runner] = {}
+    remote = {}
+    if executor:
+        remote = {i: executor.submit(experiment.facts_at, settings[i]) for i in missing}
+    for index in _show(missing, desc=experiment.counting, unit="setting"):
+        start = time.perf_counter()
+        if index in remote:
+            facts = remote[index].result()
+        else:
+            runners[index] = experiment.prepare(settings[index])
+            facts = experiment.facts_at(settings[index], runners[index])
+        seconds = time.perf_counter() - start
+        journal.add("point", index=index, seconds=seconds, when=measured_now().when, **facts)
+    if not is_timed or journal.entries_of("timed"):
+        return bool(missing)
+    for index in _show(range(len(settings)), desc="preparing", unit="setting"):
+        if index not in runners:
+            runners[index] = experiment.prepare(settings[index])
+    _time_missing(experiment, settings, settings.index(dict(against)), runners, rounds, journal)
+    return True
+
+
+def _time_missing(
+    experiment: Experiment,
+    settings: list[dict[str, Any]],
+    base: int,
+    runners: Mapping[int, Runner],
+    rounds: int | None,
+    journal: Journal,
+) -> None:
+    """Time all settings in turns, the baseline as the first, and keep each round."""
+    order = [base, *(index for index in range(len(settings)) if index != base)]
+    kept = journal.entries_of("round")
+    with tqdm(
+        desc="latency", unit="round", leave=False, file=sys.stdout, total=rounds, delay=1
+    ) as bar:
+        last = time.perf_counter()
+
+        def keep(times_ms: list[list[float]]) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            journal.add("round", seconds=now - last, times_ms=times_ms)
+            last = now
+            bar.update()
+
+        timed = compare(
+            *(runners[index] for index in order),
+            images=_all_of([experiment.batch_of(settings[index]) for index in order]),
+            names=[", ".join(map(str, settings[index].values())) for index in order],
+            limit_s=LIMIT_S,
+            rounds=rounds,
+            earlier=[entry["times_ms"] for entry in kept],
+            on_round=keep,
+        )
+    source = timed.provenance
+    journal.add("timed", seconds=0.0, ended=timed.ended, when=source.when, note=source.note)
+
+
+def _all_of(batches: Iterable[np.ndarray | None]) -> list[np.ndarray]:
+    return [batch for batch in batches if batch is not None]
+
+
+def _show(items: Iterable[Any], desc: str, unit: str) -> Iterable[Any]:
+    """Show a progress bar that disappears when it is done."""
+    bar: Iterable[Any] = tqdm(items, desc=desc, unit=unit, leave=False, file=sys.stdout)
+    return bar
+
+
+def _points(
+    experiment: Experiment,
+    journal: Journal,
+    settings: list[dict[str, Any]],
+    against: dict[str, Any],
+) -> list[Point]:
+    facts = {entry["index"]: entry for entry in journal.entries_of("point")}
+    base = settings.index(against)
+    here = str(machine.describe())
+    timed = journal.entries_of("timed")
+    times_ms: dict[int, np.ndarray] = {}
+    if timed:
+        order = [base, *(index for index in range(len(settings)) if index != base)]
+        stacked = stack_rounds([entry["times_ms"] for entry in journal.entries_of("round")])
+        times_ms = dict(zip(order, stacked, strict=True))
+    last = timed[-1] if timed else facts[max(facts, key=lambda index: facts[index]["when"])]
+    measured = Provenance("measured", here, last["when"], last.get("note", ""))
+    found = [
+        Finding(facts[i], times_ms.get(i, np.empty((0, 0))), measured) for i in range(len(settings))
+    ]
+    return [
+        experiment.point(setting, one, found[base])
+        for setting, one in zip(settings, found, strict=True)
+    ]
+
+
+def _report(experiment: Experiment, journal: Journal, count: int, is_new: bool) -> None:
+    seconds = sum(entry["seconds"] for entry in journal.entries)
+    timed = journal.entries_of("timed")
+    when = (timed or journal.entries_of("point"))[-1]["when"]
+    is_late = bool(timed) and timed[-1]["ended"] == "time limit"
+    print(
+        f"{count} setting{'s' * (count > 1)}, {experiment.about}: measured on this machine"
+        f" {'just now' if is_new else 'on ' + when}, in {seconds:.0f} s."
+        + " The time limit ended the timing: some speeds are known less well than to ±5 %."
+        * is_late
+    )

@@ -1,9 +1,9 @@
 """The tables at a lesson's end: what articles say and this machine's verdict; what to choose."""
 
-import html
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from course_utils.tables import Table
 
 Verdict = Literal["holds", "holds in part", "not here"]
 SIGNS: dict[Verdict, str] = {"holds": "✔", "holds in part": "◐", "not here": "✘"}
@@ -52,7 +52,7 @@ class ClaimTable:
 
     def _repr_html_(self) -> str:
         rows = [(c.text, f"{SIGNS[c.verdict]} {c.verdict}", c.because) for c in self.claims]
-        return _table(("the claim", "here", "because"), rows)
+        return Table(("the claim", "here", "because"), rows)._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,4 @@ class DecisionTable:
 
     def _repr_html_(self) -> str:
         rows = [(d.case, d.choice, d.because) for d in self.decisions]
-        return _table(("if you have", "choose", "because here"), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(_row("td", *row) for row in rows)
-    return f"<table><thead>{_row('th', *head)}</thead><tbody>{body}</tbody></table>"
-
-
-def _row(tag: str, *cells: str) -> str:
-    opened = f"<{tag} style='text-align: left'>"
-    return "<tr>" + "".join(f"{opened}{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return Table(("if you have", "choose", "because here"), rows)._repr_html_()

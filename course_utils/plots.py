@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from course_utils.lab.spec import Chart, Histogram
+    from course_utils.layer_times import LayerTime
+    from course_utils.roofline import Roofline
     from course_utils.sweep import Sweep
 
 # Okabe & Ito's palette, with a dash and a marker each, so that colour is never the only cue.
@@ -63,26 +65,33 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
     values = sweep.knobs[knob]
     places = np.arange(len(values))
     choices = itertools.product(*(sweep.knobs[other] for other in others))
-    lines = itertools.product(choices, chart.metrics)
-    for (choice, metric), style in zip(lines, itertools.cycle(STYLES)):
+    for choice, style in zip(choices, itertools.cycle(STYLES)):
         settings = [{knob: value, **dict(zip(others, choice, strict=True))} for value in values]
-        found = [sweep.point(**setting).metrics[metric] for setting in settings]
-        parts = [*map(str, choice), *[metric] * (len(chart.metrics) > 1)]
-        ax.plot(places, [m.value for m in found], label=", ".join(parts), **style)
-        band = [m.low for m in found], [m.high for m in found]
-        ax.fill_between(places, *band, color=style["color"], alpha=0.2, linewidth=0)
+        for number, metric in enumerate(chart.metrics):
+            found = [sweep.point(**setting).metrics[metric] for setting in settings]
+            look = {**style, "label": ", ".join(map(str, choice)) if number == 0 else None}
+            if len(chart.metrics) > 1:  # then the dash tells the metric, not the choice
+                look["linestyle"] = STYLES[number]["linestyle"]
+            ax.plot(places, [m.value for m in found], markersize=4, **look)
+            band = [m.low for m in found], [min(m.high, 1e9) for m in found]
+            ax.fill_between(places, *band, color=style["color"], alpha=0.15, linewidth=0)
     names = [str(value) for value in values]
     ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > 40 else 0)
     ax.set_xlabel(knob)
     ax.set_ylabel(chart.title)
     if chart.is_log:
-        ax.set_yscale("log")
+        top = max(m.value for p in sweep.points for m in map(p.metrics.get, chart.metrics) if m)
+        ax.set(yscale="log", ylim=(None, 2 * top))
     else:
         ax.set_ylim(bottom=0)
     if chart.rule:
         ax.axhline(chart.rule[0], color="#000000", linewidth=0.8, linestyle=(0, (4, 2)))
         ax.text(0, chart.rule[0], chart.rule[1], va="bottom", fontsize="small")
-    if others or len(chart.metrics) > 1:
+    if len(chart.metrics) > 1:
+        words = ("solid", "dashed", "dotted", "dash-dotted")
+        told = [f"{metric} {word}" for metric, word in zip(chart.metrics, words, strict=False)]
+        ax.set_title(", ".join(told), fontsize="small")
+    if others:
         ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -125,3 +134,86 @@ def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Histogram | None) 
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     return figure
+
+
+def plot_roofline(ax: Axes, roofline: Roofline, points: Sequence[LayerTime] = ()) -> Axes:
+    """Draw the roofs of a machine, and layers below them, their names beside the axes.
+
+    Args:
+        ax: Where to draw; both axes become logarithmic.
+        roofline: A flat roof for each kind of arithmetic, shaded from the lower to the upper end of
+            its spread, and a slope for each bandwidth.
+        points: Layers as they ran; a marker for each kind.
+    """
+    peaks = {kind: peak.value for kind, peak in roofline.peaks.items()}
+    highest, fastest = max(peaks.values()), max(roofline.bandwidths.values(), key=lambda m: m.value)
+    ridges = [roofline.ridge(kind, level) for kind in peaks for level in roofline.bandwidths]
+    intensities = [point.flop_per_byte for point in points]
+    left, right = min(ridges + intensities) / 3, max(ridges + intensities) * 3
+    styles = dict(zip(peaks, STYLES, strict=False))
+    for kind, peak in peaks.items():
+        label = f"{kind}: {peak:.3g} {roofline.peaks[kind].unit}"
+        roof = [peak / fastest.value, right], [peak, peak]
+        ax.plot(*roof, label=label, **{**styles[kind], "marker": ""})
+        band = roofline.peaks[kind].low, roofline.peaks[kind].high
+        ax.fill_between(roof[0], *band, color=styles[kind]["color"], alpha=0.15, linewidth=0)
+    for (level, bandwidth), width in zip(
+        roofline.bandwidths.items(), (2.0, 1.4, 0.8), strict=False
+    ):
+        slope = np.array([left, highest / bandwidth.value])
+        label = f"{level}: {bandwidth.value:.3g} {bandwidth.unit}"
+        ax.plot(slope, bandwidth.value * slope, color="#555555", linewidth=width, label=label)
+    for point in points:
+        style = {**styles[point.kind], "linestyle": ""}
+        ax.plot(point.flop_per_byte, point.gflop_per_s, markersize=5, **style)
+    lowest_first = sorted(points, key=lambda point: point.gflop_per_s)
+    heights = np.linspace(0, 1, len(points)) if len(points) > 1 else [0.5]
+    for point, height in zip(lowest_first, heights, strict=False):
+        ax.annotate(
+            f"{point.name} ({point.kind})",
+            (point.flop_per_byte, point.gflop_per_s),
+            (1.03, height),
+            textcoords="axes fraction",
+            fontsize="x-small",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#999999"},
+        )
+    ax.set(xscale="log", yscale="log", xlim=(left, right))
+    ax.set_xlabel("operations for each byte moved")
+    ax.set_ylabel("billion operations a second")
+    ax.legend(frameon=False, fontsize="x-small")
+    return ax
+
+
+def plot_bars(
+    ax: Axes, values: Mapping[str, float], unit: str, *, least_share: float = 0.0
+) -> Axes:
+    """Draw a horizontal bar for each value, the largest on top, with its number.
+
+    Args:
+        ax: Where to draw.
+        values: By name, 0 or more.
+        unit: Of the values.
+        least_share: Of their sum; what is smaller is gathered as "others", at the bottom.
+
+    Raises:
+        ValueError: There are no values, or one is negative or no number.
+    """
+    if not values or not all(value >= 0 for value in values.values()):
+        raise ValueError(f"Bars need values of 0 or more, at least one; these are {dict(values)}.")
+    total = sum(values.values())
+    shown = {name: value for name, value in values.items() if value >= least_share * total}
+    small = [value for name, value in values.items() if name not in shown]
+    bars = sorted(shown.items(), key=lambda item: -item[1])
+    if small:
+        bars.append((f"{len(small)} others", sum(small)))
+    places = np.arange(len(bars))
+    drawn = ax.barh(places, [value for _, value in bars], color=STYLES[0]["color"])
+    if small:
+        drawn.patches[-1].set(facecolor="#999999", hatch="//")
+    ax.bar_label(drawn, [f"{value:.3g}" for _, value in bars], padding=3, fontsize="small")
+    ax.set_yticks(places, [name for name, _ in bars])
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel(unit)
+    return ax

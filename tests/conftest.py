@@ -12,6 +12,7 @@ from torch import nn
 
 from course_utils import models, quantize
 from course_utils.datasets import Split
+from course_utils.measure import timing_lock
 from course_utils.runtimes import Runner
 
 HERE = Path(__file__).parent
@@ -28,8 +29,9 @@ def uses_the_environment(path: Path) -> bool:
 
 @pytest.fixture(autouse=True)
 def own_folders(request, tmp_path, monkeypatch):
-    """Give each test a cache and a progress that nothing else writes to."""
+    """Give each test a cache, a progress and a lock for timing that nothing else uses."""
     if not uses_the_environment(request.node.path):
+        monkeypatch.setattr(timing_lock, "lock_file", lambda: tmp_path / "timing.lock")
         monkeypatch.setenv("INFERENCE_MEASURED_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("INFERENCE_MEASURED_DATA", str(tmp_path / "progress"))
 

@@ -2,25 +2,26 @@
 
 import gc
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
 
 from course_utils import machine
 from course_utils.datasets import Split
-from course_utils.lab.readouts import describe_speed
 from course_utils.measure import (
+    Measurement,
     Provenance,
+    compare,
     compare_accuracy,
     compare_speed,
     find_right,
     measure_accuracy,
-    measure_latency,
     measured_now,
     summarize_accuracy,
     summarize_latency,
-    time_rounds,
 )
+from course_utils.measure.turns import calls_in_a_turn, round_ms, stack_rounds, time_rounds
 from course_utils.runtimes import Runner
 
 IMAGE = np.zeros((1, 1, 2, 2), np.float32)
@@ -142,26 +143,57 @@ class Recorder:
         return run
 
 
+def take_rounds(recorder: Recorder, rounds: int, call_ms: float) -> list[list[np.ndarray]]:
+    """Return rounds of the recorder's runners, each taken for one whose calls last ``call_ms``."""
+    count = len(recorder.runners)
+    return list(islice(time_rounds(recorder.runners, [IMAGE] * count, [call_ms] * count), rounds))
+
+
 def test_a_round_times_a_burst_of_every_runner():
-    recorder = Recorder(3)
-    rounds = list(time_rounds(recorder.runners, IMAGE, rounds=4, burst=5))
+    rounds = take_rounds(Recorder(3), rounds=4, call_ms=2.0)
     assert len(rounds) == 4
-    for times in rounds:
-        assert times.shape == (3, 5)
-        assert times.dtype == np.float64
-        assert (times >= 0).all()
+    for turns in rounds:
+        assert len(turns) == 3
+        for turn in turns:
+            assert turn.shape == (5,)  # 5 calls of 2 ms
+            assert turn.dtype == np.float64
+            assert (turn >= 0).all()
 
 
-def test_every_runner_is_called_equally_often():
+@pytest.mark.parametrize(
+    ("call_ms", "calls"),
+    [
+        (0.0, 10),
+        (0.02, 10),
+        (1.0, 10),
+        (1.01, 9),
+        (2.0, 5),
+        (4.0, 2),
+        (9.9, 1),
+        (10.0, 1),
+        (1e4, 1),
+    ],
+)
+def test_a_turn_has_ten_calls_and_fewer_where_they_are_slow(call_ms, calls):
+    assert calls_in_a_turn(call_ms) == calls
+    (turns,) = take_rounds(Recorder(1), rounds=1, call_ms=call_ms)
+    assert [turn.shape for turn in turns] == [(calls,)]
+
+
+@pytest.mark.parametrize(("call_ms", "untimed"), [(1.0, 1), (5.0, 1), (10.0, 0), (500.0, 0)])
+def test_every_runner_is_called_equally_often(call_ms, untimed):
     recorder = Recorder(3)
-    list(time_rounds(recorder.runners, IMAGE, rounds=4, burst=5))
-    untimed = 1  # the first call of each turn
-    assert np.bincount(recorder.calls).tolist() == [4 * (untimed + 5)] * 3
+    take_rounds(recorder, rounds=4, call_ms=call_ms)
+    assert np.bincount(recorder.calls).tolist() == [4 * (untimed + calls_in_a_turn(call_ms))] * 3
+
+
+def test_a_round_lasts_as_long_as_all_its_calls():
+    assert round_ms([1.0, 4.0, 500.0]) == pytest.approx((10 + 1) * 1 + (2 + 1) * 4 + 500)
 
 
 def test_runners_take_turns_in_an_order_that_varies():
     recorder = Recorder(4)
-    list(time_rounds(recorder.runners, IMAGE, rounds=8, burst=2))
+    take_rounds(recorder, rounds=8, call_ms=5.0)
     turns = np.reshape(recorder.calls, (8, 4, 1 + 2))
     assert (turns == turns[:, :, :1]).all(), "the calls of a turn were not in a row"
     orders = [tuple(order) for order in turns[:, :, 0]]
@@ -169,44 +201,70 @@ def test_runners_take_turns_in_an_order_that_varies():
     assert len(set(orders)) > 1
 
 
+def test_the_order_of_turns_is_the_same_in_every_comparison():
+    first, second = Recorder(4), Recorder(4)
+    for recorder in (first, second):
+        take_rounds(recorder, rounds=8, call_ms=5.0)
+    assert first.calls == second.calls
+
+
+def test_rounds_are_stacked_by_runner():
+    rounds = [[[1.0, 2.0], [10.0]], [[3.0, 4.0], [20.0]], [[5.0, 6.0], [30.0]]]
+    first, second = stack_rounds(rounds)
+    assert first.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert second.tolist() == [[10], [20], [30]]
+
+
+def test_rounds_whose_turns_differ_in_length_keep_the_calls_that_all_have():
+    (times_ms,) = stack_rounds([[[1.0, 2.0, 3.0]], [[4.0, 5.0]], [[6.0, 7.0, 8.0, 9.0]]])
+    assert times_ms.tolist() == [[1, 2], [4, 5], [6, 7]]
+
+
 def test_garbage_is_not_collected_while_time_is_taken():
     recorder = Recorder(2)
-    for _ in time_rounds(recorder.runners, IMAGE, rounds=2, burst=1):
-        assert gc.isenabled()  # between the rounds it may be
+    compare(*recorder.runners, images=IMAGE, rounds=2)
     assert recorder.collecting
     assert not any(recorder.collecting)
     assert gc.isenabled()
 
 
-def test_garbage_is_collected_again_after_an_exception():
-    def fail(images):
-        raise RuntimeError("broken runner")
+@pytest.mark.parametrize("calls", [0, 7], ids=["while it is warmed up", "while it is timed"])
+def test_garbage_is_collected_again_after_an_exception(calls):
+    recorder = Recorder(1)
+    (noting,) = recorder.runners
 
-    with pytest.raises(RuntimeError, match="broken runner"):
-        list(time_rounds([run_as(fail)], IMAGE, rounds=1, burst=1))
+    def fail_after(images):
+        if len(recorder.calls) >= calls:
+            raise RuntimeError("broken runner")
+        return noting(images)
+
+    with pytest.raises((ValueError, RuntimeError), match="broken runner"):
+        compare(fail_after, images=IMAGE, rounds=1)
+    assert len(recorder.calls) == calls
     assert gc.isenabled()
 
 
 def test_garbage_collection_stays_off_where_it_was_off():
     gc.disable()
     try:
-        list(time_rounds(Recorder(1).runners, IMAGE, rounds=1, burst=1))
+        compare(*Recorder(1).runners, images=IMAGE, rounds=1)
         assert not gc.isenabled()
     finally:
         gc.enable()
 
 
 def test_a_long_sleep_is_told_from_a_short_one(make_runner):
-    times_ms = measure_latency(
-        [make_runner(sleep_s=0.02), make_runner(sleep_s=0.002)], IMAGE, rounds=3, burst=4
-    )
-    assert times_ms.shape == (2, 3, 4)
-    slow, quick = map(summarize_latency, times_ms)
+    sleepers = [make_runner(sleep_s=0.02), make_runner(sleep_s=0.002)]
+    compared = compare(*sleepers, images=IMAGE, rounds=10)
+    slow, quick = compared.latency("a"), compared.latency("b")
     assert slow.value > quick.value
     assert slow.fastest > quick.fastest
-    for measured in (slow, quick):
+    assert compared.speed("b").low > 1
+    for index, measured in enumerate((slow, quick)):
         assert measured.fastest <= measured.low <= measured.value <= measured.high <= measured.p95
-        assert (measured.unit, measured.count) == ("ms", 3 * 4)
+        assert measured.p95 <= measured.p99
+        assert len(compared.times_ms[index]) == 10
+        assert (measured.unit, measured.count) == ("ms", compared.times_ms[index].size)
         assert measured.provenance.kind == "measured"
 
 
@@ -215,7 +273,7 @@ def test_a_latency_is_summarized_by_its_percentiles(shape):
     measured = summarize_latency(np.arange(101.0).reshape(shape))
     assert measured.value == 50
     assert (measured.low, measured.high) == (25, 75)
-    assert measured.p95 == 95
+    assert (measured.p95, measured.p99) == (95, 99)
     assert measured.fastest == 0
     assert measured.count == 101
 
@@ -237,14 +295,16 @@ def test_a_planted_ratio_is_found_whatever_disturbs_the_rounds():
     assert (speed.value, speed.low, speed.high) == pytest.approx((2, 2, 2))
     assert (speed.unit, speed.count) == ("×", 30)
     assert speed.provenance.kind == "measured"
-    assert describe_speed(speed) == "2.00× as fast (2.00–2.00)"
+    assert speed.describe_speed() == "2.00× as fast (2.00–2.00)"
 
 
 def test_a_planted_ratio_lies_in_the_interval_of_noisy_times():
     speed = compare_speed(noisy_times(0), 2 * noisy_times(1))
     assert 1 < speed.low <= 2 <= speed.high
     assert speed.low < speed.value < speed.high
-    assert describe_speed(speed) == f"{speed.value:.2f}× as fast ({speed.low:.2f}–{speed.high:.2f})"
+    assert (
+        speed.describe_speed() == f"{speed.value:.2f}× as fast ({speed.low:.2f}–{speed.high:.2f})"
+    )
 
 
 def test_the_speed_is_the_median_over_rounds_of_ratios_of_medians():
@@ -252,8 +312,25 @@ def test_the_speed_is_the_median_over_rounds_of_ratios_of_medians():
     baseline = np.array([[6.0, 6, 6], [4, 1, 9], [2, 7, 0]])  # medians 6, 4, 2
     speed = compare_speed(times, baseline)  # ratios 3, 1, 2
     assert speed.value == 2
-    assert 1 <= speed.low <= 2 <= speed.high <= 3
-    assert speed.low < speed.high
+    often = compare_speed(np.tile(times, (5, 1)), np.tile(baseline, (5, 1)))
+    assert often.value == 2
+    assert 1 <= often.low <= 2 <= often.high <= 3
+    assert often.low < often.high
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 9, 10, 11])
+def test_fewer_than_ten_rounds_have_no_interval(rounds):
+    baseline = noisy_times(0, rounds)
+    speed = compare_speed(baseline / 3, baseline)
+    assert speed.value == pytest.approx(3)
+    assert speed.count == rounds
+    if rounds < 10:
+        assert (speed.low, speed.high) == (0, math.inf)
+        said = f"too few rounds ({rounds}) to tell a difference in speed"
+        assert speed.describe_speed() == said
+    else:
+        assert (speed.low, speed.high) == pytest.approx((3, 3))
+        assert speed.describe_speed() == "3.00× as fast (3.00–3.00)"
 
 
 def test_one_who_is_slower_has_a_speed_below_one():
@@ -264,12 +341,31 @@ def test_between_equal_runners_no_difference_is_found():
     speed = compare_speed(noisy_times(0), noisy_times(1))
     assert speed.low <= 1 <= speed.high
     assert speed.low < speed.high
-    assert describe_speed(speed) == "no difference found in speed"
+    assert speed.describe_speed() == "no difference found in speed"
 
 
 def test_the_interval_holds_the_true_speed_about_as_often_as_it_says():
-    speeds = [compare_speed(noisy_times(2 * n), noisy_times(2 * n + 1)) for n in range(200)]
-    assert 0.9 <= np.mean([speed.low <= 1 <= speed.high for speed in speeds]) < 1
+    speeds = [compare_speed(noisy_times(2 * n), noisy_times(2 * n + 1)) for n in range(400)]
+    assert 0.96 <= np.mean([speed.low <= 1 <= speed.high for speed in speeds]) < 1
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [
+        ((2.0, 1.8, 2.4), "2.00× as fast (1.80–2.40)"),
+        ((1.03, 1.01, 1.05), "1.03× as fast (1.01–1.05)"),
+        ((0.5, 0.4, 0.6), "0.50× as fast (0.40–0.60)"),
+        ((1.2, 0.99, 1.5), "no difference found in speed"),
+        ((1.2, 1.0, 1.5), "no difference found in speed"),
+        ((0.9, 0.8, 1.0), "no difference found in speed"),
+        ((1.0, 1.0, 1.0), "no difference found in speed"),
+        ((1.2, 0.0, math.inf), "too few rounds (30) to tell a difference in speed"),
+    ],
+)
+def test_a_speed_whose_interval_holds_one_is_no_difference(speed, said):
+    value, low, high = speed
+    measured = Measurement(value, "×", low, high, 30, Provenance("measured", "a machine"))
+    assert measured.describe_speed() == said
 
 
 # Provenance
@@ -279,6 +375,10 @@ def test_a_provenance_in_words():
     measured = Provenance("measured", "some processor, 2 cores, AVX2", "2026-01-31 12:00")
     assert str(measured) == "measured: some processor, 2 cores, AVX2, 2026-01-31 12:00"
     assert str(Provenance("computed", "weights × bits / 8")) == "computed: weights × bits / 8"
+    noted = Provenance("measured", "a processor", "2026-01-31 12:00", "others kept 0.4 cores busy")
+    assert str(noted) == "measured: a processor, 2026-01-31 12:00, others kept 0.4 cores busy"
+    without_time = Provenance("measured", "a processor", note="others were quiet")
+    assert str(without_time) == "measured: a processor, others were quiet"
 
 
 def test_what_is_measured_now_names_this_machine():
@@ -286,3 +386,5 @@ def test_what_is_measured_now_names_this_machine():
     assert provenance.kind == "measured"
     assert provenance.source == str(machine.describe())
     assert provenance.when
+    assert provenance.note == ""
+    assert measured_now("others were quiet").note == "others were quiet"

@@ -8,9 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from course_utils import plots
-from course_utils.lab import Histogram
+from course_utils.lab import Chart, Histogram
+from course_utils.layer_times import LayerTime
 from course_utils.measure import Measurement, Provenance
+from course_utils.roofline import Roofline
 from course_utils.sweep import Point, Sweep
+from course_utils.sweep.classifier import Classification
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HERE = Provenance("measured", "a planted machine")
@@ -32,18 +35,21 @@ def plant_sweep(*schemes: str) -> Sweep:
     points = [
         Point(
             setting,
-            accuracy=measurement(50.0 + n, "%"),
-            gain=measurement(1.0 + n, "points"),
-            latency=measurement(0.1 * (n + 1), "ms"),
-            speed=measurement(1.0 + n, "×"),
-            size=measurement(1000.0, "bytes"),
-            runtime="planted",
-            kernel="planted",
-            remark="",
+            {
+                "accuracy": measurement(50.0 + n, "%"),
+                "latency": measurement(0.1 * (n + 1), "ms"),
+                "longest": measurement(0.5 * (n + 1), "ms"),
+            },
         )
         for n, setting in enumerate(settings)
     ]
-    return Sweep(knobs, points, settings[-1], at=lambda: None, on=None)
+    experiment = Classification(lambda: None, on=None)  # what is drawn is in the points
+    return Sweep(knobs, points, settings[-1], experiment)
+
+
+ACCURACY = Chart("accuracy (%)", ("accuracy",))
+LATENCY = Chart("latency (ms)", ("latency",))
+BOTH = Chart("one call (ms)", ("latency", "longest"))
 
 
 def test_a_figure_becomes_a_png_of_its_size():
@@ -68,23 +74,51 @@ def test_a_picture_comes_with_its_description():
     assert data["text/plain"] == "A line that rises."
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "latency"])
+@pytest.mark.parametrize("chart", [ACCURACY, LATENCY])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_a_metric_has_a_line_for_each_choice(metric, count):
+def test_a_metric_has_a_line_for_each_choice(chart, count):
     schemes = [f"scheme {n}" for n in range(count)]
     sweep = plant_sweep(*schemes)
     (ax,) = plots.new_axes()
-    assert plots.plot_metric(ax, sweep, metric) is ax
+    assert plots.plot_chart(ax, sweep, chart) is ax
     assert [line.get_label() for line in ax.lines] == schemes
+    (metric,) = chart.metrics
     for line, scheme in zip(ax.lines, schemes, strict=True):
         points = [sweep.point(bits=bits, scheme=scheme) for bits in BITS]
-        assert list(line.get_ydata()) == [getattr(point, metric).value for point in points]
+        assert list(line.get_ydata()) == [point.metrics[metric].value for point in points]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == schemes
+
+
+def test_several_metrics_on_one_chart_have_a_line_each():
+    sweep = plant_sweep()
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, sweep, BOTH)
+    assert len({line.get_linestyle() for line in ax.lines}) == 2
+    for line, metric in zip(ax.lines, BOTH.metrics, strict=True):
+        assert list(line.get_ydata()) == [point.metrics[metric].value for point in sweep.points]
+    assert ax.get_title() == "latency solid, longest dashed"
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert ax.get_ylabel() == "one call (ms)"
+
+
+def test_of_several_metrics_the_colour_tells_the_choice_and_the_dash_the_metric():
+    sweep = plant_sweep("a", "b")
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, sweep, BOTH)
+    order = [(scheme, metric) for scheme in ("a", "b") for metric in BOTH.metrics]
+    for line, (scheme, metric) in zip(ax.lines, order, strict=True):
+        points = [sweep.point(bits=bits, scheme=scheme) for bits in BITS]
+        assert list(line.get_ydata()) == [point.metrics[metric].value for point in points]
+    looks = {key: (line.get_color(), line.get_linestyle()) for key, line in zip(order, ax.lines)}
+    for n, feature in enumerate(("choice", "metric")):
+        of_each = {(key[n], look[n]) for key, look in looks.items()}
+        assert len(of_each) == len(dict(of_each)) == 2, feature
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
 def test_lines_differ_in_more_than_their_colour():
     (ax,) = plots.new_axes()
-    plots.plot_metric(ax, plant_sweep("a", "b", "c", "d"), "accuracy")
+    plots.plot_chart(ax, plant_sweep("a", "b", "c", "d"), ACCURACY)
     for feature in ("get_color", "get_linestyle", "get_marker"):
         assert len({getattr(line, feature)() for line in ax.lines}) == 4
 
@@ -92,28 +126,55 @@ def test_lines_differ_in_more_than_their_colour():
 def test_a_single_knob_has_one_line_and_no_legend():
     (ax,) = plots.new_axes()
     sweep = plant_sweep()
-    plots.plot_metric(ax, sweep, "accuracy")
+    plots.plot_chart(ax, sweep, ACCURACY)
     (line,) = ax.lines
     assert list(line.get_ydata()) == [point.accuracy.value for point in sweep.points]
     assert ax.get_legend() is None
 
 
-@pytest.mark.parametrize(
-    ("metric", "label"), [("accuracy", "accuracy (%)"), ("latency", "latency (ms)")]
-)
-def test_the_axes_are_labelled_with_knob_metric_and_unit(metric, label):
+@pytest.mark.parametrize("chart", [ACCURACY, LATENCY])
+def test_the_axes_are_labelled_with_knob_and_title(chart):
     (ax,) = plots.new_axes()
-    plots.plot_metric(ax, plant_sweep("a", "b"), metric)
-    assert ax.get_ylabel() == label
+    plots.plot_chart(ax, plant_sweep("a", "b"), chart)
+    assert ax.get_ylabel() == chart.title
     assert ax.get_xlabel() == "bits"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "4", "8"]
+    assert ax.get_yscale() == "linear"
     assert ax.get_ylim()[0] == 0
+
+
+def test_a_logarithmic_chart_is_drawn_in_powers_of_ten():
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, plant_sweep(), Chart("latency (ms)", ("latency",), is_log=True))
+    assert ax.get_yscale() == "log"
+    assert 0 < ax.get_ylim()[0] < 0.1  # below the lowest value
+    assert plots.figure_png(ax.figure).startswith(PNG)
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_rule_is_a_level_line_with_its_name(is_log):
+    (ax,) = plots.new_axes()
+    chart = Chart("latency (ms)", ("latency",), is_log, rule=(0.25, "a picture of 4000 a second"))
+    plots.plot_chart(ax, plant_sweep(), chart)
+    curve, rule = ax.lines
+    assert list(curve.get_ydata()) == pytest.approx([0.1, 0.2, 0.3])
+    assert set(rule.get_ydata()) == {0.25}
+    (name,) = ax.texts
+    assert name.get_text() == "a picture of 4000 a second"
+    assert name.get_position()[1] == 0.25
+
+
+def test_without_a_rule_there_is_no_level_line():
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, plant_sweep(), LATENCY)
+    assert len(ax.lines) == 1
+    assert len(ax.texts) == 0
 
 
 def test_the_band_reaches_from_the_low_to_the_high_end_of_the_spread():
     (ax,) = plots.new_axes()
     sweep = plant_sweep()
-    plots.plot_metric(ax, sweep, "latency")
+    plots.plot_chart(ax, sweep, LATENCY)
     (band,) = ax.collections
     corners = band.get_paths()[0].vertices
     for place, point in enumerate(sweep.points):
@@ -193,12 +254,113 @@ def test_a_logarithmic_histogram_shows_the_counts_and_its_limits(limits):
     assert plots.figure_png(ax.figure).startswith(PNG)
 
 
-def test_a_panel_s_picture_shows_accuracy_latency_and_a_detail():
+@pytest.mark.parametrize("charts", [[ACCURACY], [ACCURACY, LATENCY], [LATENCY, BOTH, ACCURACY]])
+def test_a_panel_s_picture_shows_its_charts_and_a_detail(charts):
     sweep = plant_sweep("a", "b")
-    figure = plots.draw_panel(sweep, None)
-    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy (%)", "latency (ms)"]
+    titles = [chart.title for chart in charts]
+    figure = plots.draw_panel(sweep, charts, None)
+    assert [ax.get_ylabel() for ax in figure.axes] == titles
     detail = Histogram("weights", "weight", np.arange(4.0), np.arange(3), np.arange(2.0))
-    figure = plots.draw_panel(sweep, detail)
-    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy (%)", "latency (ms)", "count"]
-    (steps,) = figure.axes[2].patches
+    figure = plots.draw_panel(sweep, charts, detail)
+    assert [ax.get_ylabel() for ax in figure.axes] == [*titles, "count"]
+    (steps,) = figure.axes[-1].patches
     assert np.array_equal(steps.get_data().values, detail.counts)
+
+
+# The roofline, and bars
+
+
+def plant_roofline() -> Roofline:
+    peaks = {"fp32": measurement(100.0, "GFLOP/s"), "int8": measurement(400.0, "GOP/s")}
+    levels = {"memory": measurement(10.0, "GB/s"), "small cache": measurement(50.0, "GB/s")}
+    return Roofline(peaks, levels)
+
+
+def plant_layers() -> list[LayerTime]:
+    latency = measurement(0.5, "ms")
+    return [
+        LayerTime("stem", "fp32", "Conv", 10_000_000, 1_000_000, latency),
+        LayerTime("head", "int8", "QGemm", 1_000_000, 2_000_000, latency),
+    ]
+
+
+def named_lines(ax) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {
+        line.get_label(): line.get_data()
+        for line in ax.get_lines()
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_a_roofline_has_a_flat_roof_a_kind_and_a_slope_a_level():
+    (ax,) = plots.new_axes()
+    assert plots.plot_roofline(ax, plant_roofline(), plant_layers()) is ax
+    lines = named_lines(ax)
+    assert list(lines) == [
+        "fp32: 100 GFLOP/s", "int8: 400 GOP/s", "memory: 10 GB/s", "small cache: 50 GB/s"
+    ]  # fmt: skip
+    for label, peak in (("fp32: 100 GFLOP/s", 100), ("int8: 400 GOP/s", 400)):
+        intensities, rates = lines[label]
+        assert set(rates) == {peak}
+        assert intensities[0] == peak / 50  # where the steepest slope meets it
+    for label, bandwidth in (("memory: 10 GB/s", 10), ("small cache: 50 GB/s", 50)):
+        intensities, rates = lines[label]
+        assert np.allclose(rates, bandwidth * np.array(intensities))
+        assert rates[-1] == pytest.approx(400)  # up to the highest roof
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_xlabel() == "operations for each byte moved"
+    assert ax.get_ylabel() == "billion operations a second"
+
+
+def test_layers_are_points_with_a_marker_for_their_kind_and_a_name():
+    (ax,) = plots.new_axes()
+    plots.plot_roofline(ax, plant_roofline(), plant_layers())
+    points = [line for line in ax.get_lines() if line.get_linestyle() == "None"]
+    assert [(float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points] == [
+        (10.0, pytest.approx(20.0)),
+        (0.5, pytest.approx(2.0)),
+    ]
+    assert len({point.get_marker() for point in points}) == 2
+    assert len({point.get_color() for point in points}) == 2
+    assert [text.get_text() for text in ax.texts] == ["head (int8)", "stem (fp32)"]
+    assert [text.xy for text in ax.texts] == [(0.5, pytest.approx(2)), (10, pytest.approx(20))]
+    left, right = ax.get_xlim()
+    assert left < 0.5 < 10.0 < right
+    assert plots.figure_png(ax.figure).startswith(PNG)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_roofline_needs_no_points(count):
+    (ax,) = plots.new_axes()
+    plots.plot_roofline(ax, plant_roofline(), plant_layers()[:count])
+    assert len(ax.texts) == count
+    assert plots.figure_png(ax.figure).startswith(PNG)
+
+
+def bar_lengths(ax) -> dict[str, float]:
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    return dict(zip(names, [bar.get_width() for bar in ax.patches], strict=True))
+
+
+def test_bars_stand_with_the_largest_on_top_and_their_numbers_beside_them():
+    (ax,) = plots.new_axes()
+    assert plots.plot_bars(ax, {"a": 1.0, "b": 3.25, "c": 0.0}, "ms") is ax
+    assert list(bar_lengths(ax).items()) == [("b", 3.25), ("a", 1.0), ("c", 0.0)]
+    assert ax.yaxis_inverted()
+    assert [text.get_text() for text in ax.texts] == ["3.25", "1", "0"]
+    assert ax.get_xlabel() == "ms"
+
+
+def test_small_bars_are_gathered_at_the_bottom_and_look_different():
+    (ax,) = plots.new_axes()
+    values = {"tiny": 4.0, "large": 50.0, "small": 6.0, "middle": 40.0}
+    plots.plot_bars(ax, values, "ms", least_share=0.1)
+    assert list(bar_lengths(ax).items()) == [("large", 50), ("middle", 40), ("2 others", 10)]
+    assert [bar.get_hatch() for bar in ax.patches] == [None, None, "//"]
+
+
+@pytest.mark.parametrize("values", [{}, {"a": -1.0}, {"a": float("nan")}])
+def test_bars_need_values_of_0_or_more(values):
+    (ax,) = plots.new_axes()
+    with pytest.raises(ValueError, match="values of 0 or more, at least one"):
+        plots.plot_bars(ax, values, "ms")

@@ -301,33 +301,6 @@ def test_operators_of_an_eager_runner_are_unknown(tiny_mlp, images):
     assert runtimes.build_eager(tiny_mlp, images).operators == {}
 
 
-# Where the time goes
-
-
-@pytest.mark.parametrize("bits", [32, 5])
-def test_the_profile_has_a_time_for_each_kind_of_operator(built, images, name, bits):
-    runner = built(name, bits)
-    times = runtimes.profile_operators(runner, images[:1], runs=3)
-    assert times.keys() == runner.operators.keys()
-    assert all(milliseconds > 0 for milliseconds in times.values())
-    assert list(times.values()) == sorted(times.values(), reverse=True)
-
-
-def test_the_profile_of_many_images_is_longer(built, images):
-    runner = built("tiny_convnet", 32)
-    one, all_of_them = (
-        sum(runtimes.profile_operators(runner, batch, runs=5).values())
-        for batch in (images[:1], np.tile(images, (5, 1, 1, 1)))
-    )
-    assert all_of_them > 3 * one
-
-
-def test_an_eager_runner_has_no_operators_to_profile(tiny_mlp, images):
-    eager = runtimes.build_eager(tiny_mlp, images)
-    with pytest.raises(ValueError, match=r"Only a runner of ONNX Runtime.*PyTorch eager"):
-        runtimes.profile_operators(eager, images)
-
-
 # The file that ships
 
 

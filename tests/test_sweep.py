@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 from course_utils import folders, sweep
-from course_utils.measure import find_right, time_rounds
+from course_utils.measure import compare, find_right, latency
+from course_utils.measure.turns import MOST_CALLS, time_rounds
+from course_utils.sweep import classifier
 
 BITS = [2, 4, 8]
 SCHEMES = ["per channel", "per tensor"]
 OVER = {"bits": BITS, "scheme": SCHEMES}
 AGAINST = {"bits": 8, "scheme": "per channel"}
 RIGHT = {(bits, scheme): bits + 10 * SCHEMES.index(scheme) for bits in BITS for scheme in SCHEMES}
-ROUNDS = 3
+ROUNDS = 10  # fewer have no interval
 
 
 @pytest.fixture
@@ -46,6 +48,12 @@ def at(make_runner, log):
         return make_runner(right=RIGHT[bits, scheme], size_bytes=100 * bits, kernel=f"{bits} bits")
 
     return at
+
+
+@pytest.fixture(autouse=True)
+def little_time(monkeypatch):
+    """Let a point be measured again in a moment: what it finds is not the matter here."""
+    monkeypatch.setattr(sweep.sweep, "AGAIN_LIMIT_S", 0.1)
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def assert_complete(measured, rounds: int = ROUNDS) -> None:
         assert point.accuracy.value == pytest.approx(100 * right / 30)
         assert point.gain.value == pytest.approx(100 * (right - RIGHT[8, "per channel"]) / 30)
         assert point.size.value == 100 * point.setting["bits"]
-        assert point.latency.count == rounds * 5
+        assert point.latency.count == rounds * MOST_CALLS
         assert point.latency.value > 0
         assert point.speed.count == rounds
         assert 0 < point.speed.low <= point.speed.value <= point.speed.high
@@ -135,7 +143,7 @@ def test_one_knob_and_one_value_are_enough(make_runner, tiny_split, capsys):
         rounds=1,
     )
     assert measured.baseline.accuracy.value == 50
-    assert "\r1 setting, 30 images each: measured on this machine" in capsys.readouterr().out
+    assert "\r1 setting, 30 test images each: measured on this machine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ def batches(monkeypatch) -> list[int]:
         asked.append(batch)
         return find_right(runner, split, batch)
 
-    monkeypatch.setattr(sweep, "find_right", count_and_note)
+    monkeypatch.setattr(classifier, "find_right", count_and_note)
     return asked
 
 
@@ -185,7 +193,7 @@ def batches(monkeypatch) -> list[int]:
 def test_each_accuracy_is_counted_on_batches_of_the_size_wished_for(measure, batches, batch):
     measured = measure(batch=batch)
     assert batches == [batch] * 6
-    assert measured.batch == batch
+    assert measured.experiment.batch == batch
     assert_complete(measured)
 
 
@@ -212,7 +220,7 @@ def test_a_runner_really_gets_so_many_images(make_runner, tiny_split):
 
 
 def test_without_a_wish_ten_images_are_a_batch(measure, batches):
-    assert measure().batch == 10
+    assert measure().experiment.batch == 10
     assert batches == [10] * 6
 
 
@@ -228,7 +236,7 @@ def test_a_sweep_that_is_read_back_has_its_batch(measure, batches):
     batches.clear()
     measured = measure(batch=15)
     assert batches == []
-    assert measured.batch == 15
+    assert measured.experiment.batch == 15
     measured.measure_again(bits=2, scheme="per tensor")
     assert batches == [15, 15]
 
@@ -263,7 +271,8 @@ def test_a_second_sweep_measures_nothing(measure, log, capsys):
     first = measure()
     assert count_built(log) == 6
     assert (
-        "6 settings, 30 images each: measured on this machine just now" in capsys.readouterr().out
+        "6 settings, 30 test images each: measured on this machine just now"
+        in capsys.readouterr().out
     )
     second = measure()
     assert count_built(log) == 6
@@ -291,11 +300,12 @@ def test_the_cache_holds_which_answers_were_right(measure):
 def test_speeds_compare_times_of_the_same_rounds(measure):
     measured = measure()
     times_ms = np.stack([turn["times_ms"] for turn in entries("round")], axis=1)
-    assert times_ms.shape == (6, ROUNDS, 5)
-    medians = np.median(times_ms, axis=2)
+    assert times_ms.shape == (6, ROUNDS, MOST_CALLS)
     base = measured.points.index(measured.baseline)
-    for point, own in zip(measured.points, medians, strict=True):
-        assert point.speed.value == pytest.approx(np.median(medians[base] / own))
+    order = [base, *(n for n in range(6) if n != base)]  # the baseline is timed as the first
+    medians = dict(zip(order, np.median(times_ms, axis=2), strict=True))
+    for n, point in enumerate(measured.points):
+        assert point.speed.value == pytest.approx(np.median(medians[base] / medians[n]))
 
 
 def test_other_values_images_rounds_or_batches_are_another_sweep(measure, log, tiny_split):
@@ -332,12 +342,14 @@ def test_interrupted_while_counting_only_the_rest_is_measured(
     measure, log, monkeypatch, capsys, finished
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "find_right", Interrupting(find_right, finished))
+        patch.setattr(classifier, "find_right", Interrupting(find_right, finished))
         with pytest.raises(KeyboardInterrupt):
             measure()
     assert f"{finished} of 6 points are kept; run it again to go on" in capsys.readouterr().out
     counted = []
-    monkeypatch.setattr(sweep, "find_right", lambda *given: counted.append(1) or find_right(*given))
+    monkeypatch.setattr(
+        classifier, "find_right", lambda *given: counted.append(1) or find_right(*given)
+    )
     assert_complete(measure())
     assert len(counted) == 6 - finished
     assert len(entries("point")) == 6
@@ -345,19 +357,19 @@ def test_interrupted_while_counting_only_the_rest_is_measured(
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_interrupted_while_timing_only_the_missing_rounds_are_made(measure, monkeypatch, finished):
-    def interrupted(runners, images, rounds):
-        for number, times in enumerate(time_rounds(runners, images, rounds)):
+    def interrupted(*given):
+        for number, turns in enumerate(time_rounds(*given)):
             if number == finished:
                 raise KeyboardInterrupt
-            yield times
+            yield turns
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "time_rounds", interrupted)
+        patch.setattr(latency, "time_rounds", interrupted)
         with pytest.raises(KeyboardInterrupt):
             measure()
     kept = entries("round") if finished else []
     assert len(kept) == finished
-    monkeypatch.setattr(sweep, "find_right", Interrupting(find_right, 0))
+    monkeypatch.setattr(classifier, "find_right", Interrupting(find_right, 0))
     assert_complete(measure())  # no accuracy is counted again
     assert entries("round")[:finished] == kept
     assert len(entries("round")) == ROUNDS
@@ -399,7 +411,10 @@ def test_a_cache_cut_off_anywhere_loses_at_most_the_line_that_was_cut(make_runne
             warnings.simplefilter("ignore")
             measured = sweep.measure(at, **options)
         assert [point.accuracy.value for point in measured.points] == [200 / 30, 400 / 30]
-        assert [point.latency.count for point in measured.points] == [2 * 5, 2 * 5]
+        assert [point.latency.count for point in measured.points] == [
+            2 * MOST_CALLS,
+            2 * MOST_CALLS,
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             again = sweep.measure(at, **options)
@@ -424,7 +439,10 @@ def test_a_changed_byte_anywhere_gives_no_wrong_number(make_runner, tiny_split):
         assert [point.accuracy.value for point in measured.points] == [200 / 30, 400 / 30]
         assert [point.gain.value for point in measured.points] == pytest.approx([0, 200 / 30])
         assert [point.size.value for point in measured.points] == [100, 100]
-        assert [point.latency.count for point in measured.points] == [2 * 5, 2 * 5]
+        assert [point.latency.count for point in measured.points] == [
+            2 * MOST_CALLS,
+            2 * MOST_CALLS,
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             again = sweep.measure(at, **options)
@@ -551,7 +569,9 @@ def test_what_was_written_before_the_disk_was_full_is_used(measure, log):
     built = count_built(log)
     counted = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "find_right", lambda *given: counted.append(1) or find_right(*given))
+        patch.setattr(
+            classifier, "find_right", lambda *given: counted.append(1) or find_right(*given)
+        )
         assert_complete(measure())
     assert len(counted) == 6 - 4
     assert count_built(log) == built + 6  # all are timed

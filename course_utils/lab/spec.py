@@ -220,7 +220,7 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
 
 def _axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
     """Return the scale of a chart: from 0 to a tick above the highest value."""
-    highest = max(measurement.high for measurement in measurements)
+    highest = max(_finite_ends(measurements))
     ticks = MaxNLocator(4).tick_values(0, highest)
     return {
         "low": float(ticks[0]),
@@ -231,14 +231,20 @@ def _axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
 
 def _log_axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
     """Return the scale of a chart in powers of ten, that all values stand on."""
-    low = math.floor(math.log10(min(one.low for one in measurements if one.low > 0)))
-    high = math.ceil(math.log10(max(one.high for one in measurements)))
+    ends = _finite_ends(measurements)
+    low = math.floor(math.log10(min(end for end in ends if end > 0)))
+    high = math.ceil(math.log10(max(ends)))
     ticks = range(low, max(high, low + 1) + 1)
     return {
         "low": ticks[0],
         "high": ticks[-1],
         "ticks": [{"at": tick, "label": f"{10.0**tick:g}"} for tick in ticks],
     }
+
+
+def _finite_ends(measurements: Sequence[Measurement]) -> list[float]:
+    ends = [getattr(one, end) for one in measurements for end in ENDS]
+    return [end for end in ends if math.isfinite(end)]
 
 
 def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:

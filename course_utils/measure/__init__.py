@@ -9,6 +9,7 @@ from course_utils.measure.accuracy import (
     measure_accuracy,
     summarize_accuracy,
 )
+from course_utils.measure.fresh_process import run_stages
 from course_utils.measure.latency import (
     Comparison,
     compare,
@@ -16,9 +17,14 @@ from course_utils.measure.latency import (
     summarize_latency,
 )
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
+from course_utils.measure.memory import (
+    count_inference_bytes,
+    count_training_bytes,
+    measure_memory,
+)
 
 __all__ = [
     "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_speed",
-    "find_right", "measure_accuracy", "measured_now", "summarize_accuracy",
-    "summarize_latency",
+    "count_inference_bytes", "count_training_bytes", "find_right", "measure_accuracy",
+    "measure_memory", "measured_now", "run_stages", "summarize_accuracy", "summarize_latency",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """How long does a call take, and which of several is faster? Timed in turns, with an interval."""
 
-import html
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from course_utils.measure.turns import (
     time_rounds,
     warm_up,
 )
+from course_utils.tables import Table
 
 CONFIDENCE = 0.99  # of every interval of a ratio
 LEAST_ROUNDS, LEAST_SECONDS = 10, 1.0  # before a comparison may end: both have to be reached
@@ -77,8 +77,10 @@ class Comparison:
             return f"Ended after the {rounds} rounds that were asked for."
         return f"Ended by the time limit after {rounds} rounds: some interval is wider than wanted."
 
-    def _rows(self) -> list[list[str]]:
-        rows = [["", "median", "half of the calls", "95 %", "99 %", "fastest", "calls", "speed"]]
+    def table(self) -> Table:
+        """Return all of it as a table."""
+        head = ["", "median", "half of the calls", "95 %", "99 %", "fastest", "calls", "speed"]
+        rows = []
         for index, name in enumerate(self.names):
             found = self.latency(index)
             digits = 3 if found.value < 1 else 2 if found.value < 10 else 1
@@ -87,25 +89,13 @@ class Comparison:
             speed = self.speed(index).describe_speed() if index else "compared with this one"
             row = [f"{found.value:.{digits}f} ms", f"{low}–{high}", *numbers, str(found.count)]
             rows.append([name, *row, speed])
-        return rows
+        return Table(head, rows, [self.how_it_ended, str(self.provenance)])
 
     def __repr__(self) -> str:
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, self.how_it_ended, str(self.provenance)])
+        return repr(self.table())
 
     def _repr_html_(self) -> str:
-        head, *body = (
-            "".join(f"<{tag} style='text-align: left'>{html.escape(cell)}</{tag}>" for cell in row)
-            for tag, row in zip(["th"] + ["td"] * len(self.names), self._rows(), strict=True)
-        )
-        table = "".join(f"<tr>{row}</tr>" for row in body)
-        notes = "<br>".join(map(html.escape, (self.how_it_ended, str(self.provenance))))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{table}</tbody></table><p>{notes}</p>"
+        return self.table()._repr_html_()
 
 
 def compare(

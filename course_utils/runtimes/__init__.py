@@ -8,12 +8,14 @@ except ModuleNotFoundError as error:
         " `pip install onnxruntime onnx onnxscript` in the environment of this notebook.",
         name=error.name,
     ) from None
-from course_utils.runtimes.onnx_runtime import build, load, profile_operators
+from course_utils.runtimes.onnx_runtime import build, load
+from course_utils.runtimes.profiles import CallProfile, profile_call, profile_operators
 from course_utils.runtimes.runner import Runner
+from course_utils.runtimes.torch_compiled import NoCompilerError, build_compiled
 from course_utils.runtimes.torch_eager import build_eager
 from course_utils.runtimes.weight_only import build_weight_only
 
 __all__ = [
-    "Runner", "build", "build_eager", "build_weight_only", "load", "observe_activations",
-    "profile_operators",
+    "CallProfile", "NoCompilerError", "Runner", "build", "build_compiled", "build_eager",
+    "build_weight_only", "load", "observe_activations", "profile_call", "profile_operators",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """ONNX Runtime: the graph optimised as a whole, in float32 or with its integer kernels."""
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -140,37 +139,7 @@ def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
 
     operators = dict(Counter(node.op_type for node in nodes).most_common())
     kernel = "int8" if INT8_OPERATORS & set(operators) else "fp32"
-    return Runner(run, NAME, kernel, "", content, tuple(given.shape[1:]), operators)
-
-
-def profile_operators(runner: Runner, images: np.ndarray, runs: int = 30) -> dict[str, float]:
-    """Return the milliseconds that one call spends in each kind of operator, most first.
-
-    The median over the runs of ONNX Runtime's own profile, on one thread, of the file as it is
-    optimised on this machine.
-
-    Raises:
-        ValueError: The runner belongs to another runtime, or does not take these images.
-    """
-    if runner.runtime != NAME:
-        raise ValueError(f"Only a runner of {NAME} has operators to profile: {runner.runtime}.")
-    runner(images)  # so that images of another shape are named
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(unpack(runner.artefact), profile=Path(folder) / "profile")
-        (given,) = session.get_inputs()
-        for _ in range(runs):
-            session.run(None, {given.name: images})
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[str, list[float]] = {}  # node -> microseconds of each run
-    kinds = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times.setdefault(event["name"], []).append(event["dur"])
-            kinds[event["name"]] = event["args"]["op_name"]
-    totals: Counter[str] = Counter()
-    for node, durations in times.items():
-        totals[kinds[node]] += float(np.median(durations)) / 1000  # type: ignore[assignment]
-    return dict(totals.most_common())
+    return Runner(run, NAME, kernel, "", content, tuple(given.shape[1:]), operators, threads)
 
 
 def _why_not(content: bytes, error: Exception) -> str:

@@ -19,6 +19,9 @@ class Runner:
         image_shape: Shape of one input image.
         operators: How often each operator stands in the graph that really runs, after all of
             the runtime's optimisations on this machine; empty where the runtime does not tell.
+        threads: How many threads share one call.
+        first_call_s: Seconds that the first call took with each size of batch, where it compiles;
+            each new size is added when it comes. Empty where nothing is compiled in a call.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
@@ -28,6 +31,8 @@ class Runner:
     artefact: bytes
     image_shape: tuple[int, ...]
     operators: Mapping[str, int] = field(default_factory=dict)
+    threads: int = 1
+    first_call_s: Mapping[int, float] = field(default_factory=dict)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of a batch.

@@ -1,7 +1,12 @@
 """Turn knobs over their values, measure at each setting, keep what was measured."""
 
+from course_utils.sweep.batches import find_knee, measure_batches
 from course_utils.sweep.classifier import measure
 from course_utils.sweep.experiment import Experiment, Finding, Point
+from course_utils.sweep.loads import measure_loads
 from course_utils.sweep.sweep import Sweep, run
 
-__all__ = ["Experiment", "Finding", "Point", "Sweep", "measure", "run"]
+__all__ = [
+    "Experiment", "Finding", "Point", "Sweep", "find_knee", "measure", "measure_batches",
+    "measure_loads", "run",
+]  # fmt: skip

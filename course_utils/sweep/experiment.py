@@ -90,6 +90,10 @@ class Experiment(ABC):
         """Return the images of a call that is timed; None: nothing is."""
         return None
 
+    def baseline_of(self, setting: Setting, against: Setting) -> dict[str, Any]:
+        """Return the setting that one is compared with; ``against`` is that of the sweep."""
+        return dict(against)
+
     @abstractmethod
     def measurements(self, found: Finding, baseline: Finding) -> dict[str, Measurement]:
         """Return the metrics of a finding, by name."""

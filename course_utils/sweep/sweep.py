@@ -61,7 +61,7 @@ class Sweep:
     def measure_again(self, **setting: Any) -> Point:
         """Return a point measured afresh, in turns with the baseline."""
         self.point(**setting)  # so that a setting that does not exist is named
-        settings = [self.against, setting]
+        settings = [self.experiment.baseline_of(setting, self.against), setting]
         runners = [self.experiment.prepare(one) for one in settings]
         facts = [
             self.experiment.facts_at(one, runner)
@@ -223,7 +223,9 @@ def _points(
         Finding(facts[i], times_ms.get(i, np.empty((0, 0))), measured) for i in range(len(settings))
     ]
     return [
-        experiment.point(setting, one, found[base])
+        experiment.point(
+            setting, one, found[settings.index(experiment.baseline_of(setting, against))]
+        )
         for setting, one in zip(settings, found, strict=True)
     ]
 

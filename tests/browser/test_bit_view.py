@@ -14,11 +14,12 @@ from panel_page import PanelOnPage
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from course_utils.formats import FORMATS
-from course_utils.lab.bits import HERE, BitView
+from course_utils.lab import page
+from course_utils.lab.bits import BitView
 
 pytestmark = pytest.mark.browser
 
-SOURCE = (HERE / "bits.js").read_text(encoding="utf-8")
+SOURCE = page.read("dom.js", "bits.js")
 CELLS = [
     "from course_utils.lab.bits import BitView\nview = BitView(0.1)\nview",
     "view.value = -0.625\nview.flip('fp16', 1)",

@@ -1,0 +1,213 @@
+"""Where the time of one call goes, by the profilers of the runtimes themselves."""
+
+import json
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+
+from course_utils.runtimes import onnx_runtime, torch_compiled, torch_eager
+from course_utils.runtimes.export import open_session, unpack
+from course_utils.runtimes.runner import Runner
+
+TORCH = (torch_eager.NAME, torch_compiled.NAME)
+BURST, WARM_UP_CALLS = 10, 3
+OUTSIDE = "outside of operators"
+T = TypeVar("T")
+CALL = "one call"  # how a call is marked in PyTorch's profile
+
+
+@dataclass(frozen=True)
+class CallProfile:
+    """The parts of one call, in milliseconds; the operators and ``outside_ms`` add up to it.
+
+    Each is a mean over the middle half of the profiled calls, by their length: unlike medians,
+    means add up, and without the longest calls other programs move them little. A profiler slows
+    what it looks at: noting that an operator starts and ends takes about a microsecond, much for
+    one that computes for two. ``slowdown`` says how much.
+
+    Attributes:
+        operators_ms: Time in each kind of operator, without what it calls, most first.
+        nodes_ms: Time in each node of the graph, in the order in which they run; empty for
+            PyTorch, which has no graph to name them from.
+        runtime_ms: A whole call, as the runtime's profiler timed it.
+        profiled_call_ms: The same calls, as our clock timed them from Python.
+        call_ms: Calls of the runner without the profiler, in turns with the others.
+    """
+
+    operators_ms: Mapping[str, float]
+    nodes_ms: Mapping[str, float]
+    runtime_ms: float
+    profiled_call_ms: float
+    call_ms: float
+
+    @property
+    def outside_ms(self) -> float:
+        """What a profiled call takes beside its operators: Python, and the runtime's own steps."""
+        return self.profiled_call_ms - sum(self.operators_ms.values())
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long a call takes while it is profiled."""
+        return self.profiled_call_ms / self.call_ms
+
+    def bars(self, most: int = 8) -> dict[str, float]:
+        """Return what a chart shows: the longest operators, the others as one, and the rest."""
+        ordered = list(self.operators_ms.items())
+        shown = dict(ordered[:most])
+        if others := ordered[most:]:
+            shown[f"{len(others)} other operators"] = sum(duration for _, duration in others)
+        return {**shown, OUTSIDE: self.outside_ms}
+
+
+def profile_operators(runner: Runner, images: np.ndarray, runs: int = 30) -> dict[str, float]:
+    """Return the milliseconds that one call spends in each kind of operator, most first.
+
+    See ``profile_call``, which also tells what a call takes beside them.
+    """
+    return dict(profile_call(runner, images, runs).operators_ms)
+
+
+def profile_call(runner: Runner, images: np.ndarray, runs: int = 30) -> CallProfile:
+    """Return where the time of one call goes.
+
+    ONNX Runtime is opened a second time, with its profiler, on the runner's file and with as many
+    threads; the file is optimised as it is on this machine. PyTorch's profiler watches the runner
+    itself.
+
+    Args:
+        runner: Of ONNX Runtime or PyTorch, eager or compiled.
+        images: The batch (n, ...) that every call gets.
+        runs: How many calls are profiled, and as many timed without a profiler: in turns of ten,
+            each after three calls that are not counted, so that no profiler's start is.
+
+    Raises:
+        ValueError: The runner belongs to another runtime, does not take these images, or there
+            is no run.
+    """
+    profiles = {
+        onnx_runtime.NAME: _profile_onnx,
+        **dict.fromkeys(TORCH, _profile_torch),
+    }
+    if runner.runtime not in profiles:
+        raise ValueError(
+            f"Only runners of {', '.join(profiles)} can be profiled, not one of {runner.runtime}."
+        )
+    if runs < 1:
+        raise ValueError(f"Profile at least one call; runs={runs} was given.")
+    plain_ms: list[float] = []
+    calls: list[_Call] = []
+    for start in range(0, runs, BURST):
+        count = min(BURST, runs - start)
+        plain_ms += _time_calls(runner, images, count)
+        calls += profiles[runner.runtime](runner, images, count)
+    middle_ms: list[float] = _middle_half(plain_ms, key=lambda call_ms: call_ms)
+    middle = _middle_half(calls, key=lambda call: call.call_ms)
+    operators_ms = _means([call.operators_ms() for call in middle])
+    return CallProfile(
+        operators_ms=dict(sorted(operators_ms.items(), key=lambda item: -item[1])),
+        nodes_ms={} if runner.runtime in TORCH else _means([call.nodes_ms for call in middle]),
+        runtime_ms=fmean(call.runtime_ms for call in middle),
+        profiled_call_ms=fmean(call.call_ms for call in middle),
+        call_ms=fmean(middle_ms),
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One profiled call: times of the nodes, kind of each node, its total by either clock."""
+
+    nodes_ms: Mapping[str, float]
+    kinds: Mapping[str, str]
+    runtime_ms: float
+    call_ms: float
+
+    def operators_ms(self) -> dict[str, float]:
+        sums: dict[str, float] = defaultdict(float)
+        for name, node_ms in self.nodes_ms.items():
+            sums[self.kinds[name]] += node_ms
+        return sums
+
+
+def _profile_onnx(runner: Runner, images: np.ndarray, count: int) -> list[_Call]:
+    """Read ONNX Runtime's own profile: "..._kernel_time" of each node, then "model_run"."""
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile"
+        session = open_session(unpack(runner.artefact), threads=runner.threads, profile=profile)
+        (given,) = session.get_inputs()
+        times_ms = _time_calls(lambda batch: session.run(None, {given.name: batch}), images, count)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    calls, nodes_ms, kinds = [], dict[str, float](), dict[str, str]()
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if name != event["name"]:
+            nodes_ms[name] = event["dur"] / 1000
+            kinds[name] = event["args"]["op_name"]
+        elif name == "model_run":
+            calls.append((nodes_ms, kinds, event["dur"] / 1000))
+            nodes_ms, kinds = {}, {}
+    return [_Call(*call, time) for call, time in zip(calls[WARM_UP_CALLS:], times_ms, strict=True)]
+
+
+def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[_Call]:
+    """Sum each operator's own time, without what it calls, in each call that PyTorch saw."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes when it starts and stops
+    activities = [torch.profiler.ProfilerActivity.CPU]
+
+    def run(batch: np.ndarray) -> None:
+        with torch.profiler.record_function(CALL):
+            runner(batch)
+
+    with torch.profiler.profile(activities=activities) as profiler:
+        times_ms = _time_calls(run, images, count)
+    roots = [event for event in profiler.events() if event.name == CALL][WARM_UP_CALLS:]
+    calls = []
+    for root, call_ms in zip(roots, times_ms, strict=True):
+        own_ms: dict[str, float] = defaultdict(float)
+        for event in _below(root):
+            own_ms[_kind(event.name)] += event.self_cpu_time_total / 1000
+        kinds = {kind: kind for kind in own_ms}
+        calls.append(_Call(own_ms, kinds, root.cpu_time_total / 1000, call_ms))
+    return calls
+
+
+def _below(event: FunctionEvent) -> list[FunctionEvent]:
+    """Return all that ran inside of this event."""
+    return [inner for child in event.cpu_children for inner in (child, *_below(child))]
+
+
+def _kind(name: str) -> str:
+    """Return the name of an operator without the numbers that PyTorch gives to each graph."""
+    if name.startswith("## Call CompiledFxGraph"):
+        return "compiled graph"
+    return name if "::" in name else name.split(":")[0]
+
+
+def _time_calls(run: Callable[[np.ndarray], object], images: np.ndarray, count: int) -> list[float]:
+    """Return the milliseconds of each call after the first few."""
+    times_ms = []
+    for _ in range(WARM_UP_CALLS + count):
+        start = time.perf_counter_ns()
+        run(images)
+        times_ms.append((time.perf_counter_ns() - start) / 1e6)
+    return times_ms[WARM_UP_CALLS:]
+
+
+def _middle_half(values: Sequence[T], key: Callable[[T], float]) -> list[T]:
+    """Leave out the shortest and the longest quarter."""
+    quarter = len(values) // 4
+    return sorted(values, key=key)[quarter : len(values) - quarter]
+
+
+def _means(calls: list[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for call in calls for name in call)
+    return {name: fmean(call.get(name, 0.0) for call in calls) for name in names}

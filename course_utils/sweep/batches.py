@@ -1,0 +1,124 @@
+"""How latency, throughput and memory depend on how many images a call gets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from course_utils.measure import Measurement, compare_speed, summarize_latency
+from course_utils.measure.memory import measure_memory
+from course_utils.runtimes.runner import Runner
+from course_utils.sweep.experiment import Experiment, Finding, Setting
+from course_utils.sweep.sweep import Sweep, run
+
+BATCH = "images a call"
+
+
+def measure_batches(
+    at: Callable[..., Runner],
+    *,
+    batches: Sequence[int],
+    over: Mapping[str, Sequence[Any]],
+    images: np.ndarray,
+    rounds: int | None = None,
+) -> Sweep:
+    """Measure calls of several sizes at every combination of the other knobs' values.
+
+    The metrics of a point are latency of a call, throughput (images a second) and memory (what
+    the first call adds to the loaded model at its peak, in a fresh process). Each is compared
+    with the smallest batch at the same other values.
+
+    Args:
+        at: Takes one value for each of the other knobs, by name, and returns the runner.
+        batches: How many images a call gets; the first knob.
+        over: Values of the other knobs.
+        images: The batches are the first of these: (n, *image_shape) float32.
+        rounds: Turns that each setting gets; None: until the speeds are known to ±5 %, or 10 s.
+
+    Raises:
+        ValueError: There are fewer images than the largest batch, or a batch is below 1.
+    """
+    if min(batches) < 1 or max(batches) > len(images):
+        raise ValueError(f"Batches of {list(batches)} images do not fit {len(images)} images.")
+    first = {name: values[0] for name, values in over.items()}
+    knobs = {BATCH: list(batches), **over}
+    return run(Batches(at, images), knobs, {BATCH: min(batches), **first}, rounds=rounds)
+
+
+@dataclass(frozen=True)
+class Batches(Experiment):
+    """Latency of a call, images a second, and memory, over the batch."""
+
+    at: Callable[..., Runner]
+    images: np.ndarray
+
+    counting: ClassVar[str] = "memory"
+    titles: ClassVar[Mapping[str, str]] = {"latency": "latency of a call"}
+
+    @property
+    def about(self) -> str:
+        """What the memory is."""
+        return "memory of one call in a fresh process each"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The function and the images."""
+        return self.at, self.images
+
+    def prepare(self, setting: Setting) -> Runner:
+        """Return the runner of a setting."""
+        return self.at(**{name: value for name, value in setting.items() if name != BATCH})
+
+    def count(self, runner: Runner, setting: Setting) -> dict[str, Any]:
+        """Return the memory that a call needs."""
+        memory = measure_memory(runner, self.images[: setting[BATCH]])
+        model, first, later = memory.model.value, memory.first_call.value, memory.later_calls.value
+        sizes = {"model_bytes": model, "first_bytes": first, "later_bytes": later}
+        return {"batch": setting[BATCH], **sizes}
+
+    def batch_of(self, setting: Setting) -> np.ndarray:
+        """Return the images of a call."""
+        return self.images[: setting[BATCH]]
+
+    def baseline_of(self, setting: Setting, against: Setting) -> dict[str, Any]:
+        """Return the smallest batch at the same values of the other knobs."""
+        return {**setting, BATCH: against[BATCH]}
+
+    def measurements(self, found: Finding, baseline: Finding) -> dict[str, Measurement]:
+        """Return latency, throughput and memory."""
+        batch = found.facts["batch"]
+        latency = summarize_latency(found.times_ms, found.measured)
+        speed = compare_speed(found.times_ms / batch, baseline.times_ms, found.measured)
+        note = "images / median latency"
+        if batch != baseline.facts["batch"]:
+            note += f"; an image {speed.describe_speed()}"
+        throughput = Measurement(
+            1000 * batch / latency.value,
+            "images/s",
+            1000 * batch / latency.high,
+            1000 * batch / latency.low,
+            latency.count,
+            found.measured,
+            note=note,
+        )
+        first, later, model = (
+            found.facts[f"{what}_bytes"] / 2**20 for what in ("first", "later", "model")
+        )
+        beside = f"beside {model:.1f} MiB for the loaded model; held after later calls {later:.1f}"
+        memory = Measurement(first, "MiB", first, first, 1, found.measured, note=beside)
+        return {"latency": latency, "throughput": throughput, "memory": memory}
+
+
+def find_knee(sweep: Sweep, **others: Any) -> int:
+    """Return the smallest batch with at least 90 % of the highest throughput.
+
+    Beyond it a larger batch costs latency and memory, and gains next to nothing.
+
+    Args:
+        sweep: From ``measure_batches``.
+        others: A value for each of the other knobs.
+    """
+    points = [sweep.point(**{BATCH: batch}, **others) for batch in sweep.knobs[BATCH]]
+    enough = 0.9 * max(point.throughput.value for point in points)
+    return min(int(p.setting[BATCH]) for p in points if p.throughput.value >= enough)

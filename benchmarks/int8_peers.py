@@ -22,7 +22,6 @@ from torch import nn
 from course_utils import datasets, machine, measure, models, quantize
 from course_utils.runtimes import Runner
 
-ROUNDS, BURST = 100, 10
 LIBRARIES = ("torch", "onnxruntime", "openvino", "nncf", "torchao")
 BASELINE = "fp32 in ONNX Runtime (ours)"
 
@@ -74,14 +73,15 @@ def compare(name: str, calibration: np.ndarray, test: datasets.Split) -> None:
         except peers.UnavailableError as error:
             missing[label] = f"needs {error}"
     with one_core():
-        times = measure.measure_latency([*runners.values()], calibration[:1], ROUNDS, BURST)
-    timed = dict(zip(runners, times, strict=True))
+        timed = measure.compare(
+            *runners.values(), images=calibration[:1], names=[*runners], precision=0.02, limit_s=60
+        )
     classes = {label: classify(runner, test.images) for label, runner in runners.items()}
     right = {label: found == test.labels for label, found in classes.items()}
     print(f"\n{name}: {len(test):,} test images, {len(calibration)} calibration images")
     print(
         f"{'':29s} accuracy %  points ± s.e.  same %  int8 layers  median ms"
-        "   × fp32 (95 %)           bytes  what ships"
+        "   × fp32 (99 %)           bytes  what ships"
     )
     for label in BUILDERS:
         if label in missing:
@@ -90,8 +90,7 @@ def compare(name: str, calibration: np.ndarray, test: datasets.Split) -> None:
         runner, accuracy = runners[label], measure.summarize_accuracy(right[label])
         gain = measure.compare_accuracy(right[label], right[BASELINE])
         same = 100 * np.mean(classes[label] == classes[BASELINE])
-        latency = measure.summarize_latency(timed[label])
-        speed = measure.compare_speed(timed[label], timed[BASELINE])
+        latency, speed = timed.latency(label), timed.speed(label, BASELINE)
         print(
             f"{label:29s} {accuracy.value:10.2f}  {gain.value:+6.2f} ± {gain.high - gain.value:.2f}"
             f"  {same:6.2f}  {runner.kernel:>11s}  {latency.value:9.4f}   {speed.value:.2f}"

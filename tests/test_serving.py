@@ -123,11 +123,6 @@ def test_a_duration_in_which_nobody_comes_is_refused_with_a_better_one():
     assert len(draw_arrivals(10, 1)) > 0
 
 
-def test_far_too_many_arrivals_are_refused():
-    with pytest.raises(ValueError, match="too many; the most is 1,000,000"):
-        draw_arrivals(1e6, 60)
-
-
 # Queues by hand
 
 
@@ -416,6 +411,46 @@ def test_intervals_hold_the_true_percentile_as_often_as_they_say(count, share):
     assert held < 0.999
 
 
+def test_independent_requests_count_in_full_or_nearly():
+    random = np.random.default_rng(0)
+    counts = [serving.count_independent(random.uniform(size=2000) < 0.1) for _ in range(200)]
+    assert max(counts) <= 2000
+    assert np.median(counts) > 1500
+
+
+@pytest.mark.parametrize("together", [1, 5, 20])
+def test_requests_that_are_late_together_count_as_one(together):
+    random = np.random.default_rng(0)
+    counts = [
+        serving.count_independent(np.repeat(random.uniform(size=4000 // together) < 0.1, together))
+        for _ in range(200)
+    ]
+    assert np.median(counts) == pytest.approx(4000 / together, rel=0.2)
+
+
+def test_one_request_or_equal_ones_have_a_count():
+    assert serving.count_independent(np.array([False])) == 1
+    assert serving.count_independent(np.zeros(7, bool)) == 7
+    assert serving.count_independent(np.arange(1000) < 500) < 30
+
+
+@pytest.mark.parametrize(("load", "percent"), [(0.5, 50), (0.5, 99), (0.75, 50)])
+def test_an_interval_holds_the_percentile_of_a_queue_most_of_the_time(load, percent):
+    """Independent requests would need an interval so narrow that it misses far too often."""
+    long = simulate(draw_arrivals(load, 200_000, 1), 1.0, capacity=10**6)
+    true_ms = long.percentile(percent).value
+    held = naive = 0
+    for seed in range(100, 160):
+        found = simulate(draw_arrivals(load, 4000, seed), 1.0, capacity=10**6)
+        one = found.percentile(percent)
+        held += one.low <= true_ms * (1 + 1e-9) and true_ms * (1 - 1e-9) <= one.high
+        first, last = find_interval_ranks(found.answered, percent / 100)
+        ordered = [0, *np.sort(found.latency_ms), math.inf]
+        naive += ordered[first] <= true_ms * (1 + 1e-9) and true_ms * (1 - 1e-9) <= ordered[last]
+    assert held >= 0.8 * 60
+    assert held > naive
+
+
 def test_the_ranks_are_those_of_the_tables():
     """Of 10 values the 2nd and 9th enclose the median; of 20 the 6th and 15th."""
     assert find_interval_ranks(10, 0.5) == (2, 9)
@@ -426,7 +461,7 @@ def test_the_ranks_are_those_of_the_tables():
 @pytest.mark.parametrize(("count", "is_enough"), [(10, False), (367, False), (368, True)])
 def test_too_few_requests_for_a_percentile_are_said_to_be(count, is_enough):
     """The largest of n lies below the 99th percentile with a chance of 0.99**n: 2.5 % at 367."""
-    found = served(np.arange(1, count + 1))
+    found = served(np.full(count, 5.0))
     high = found.percentile(99)
     assert (high.note == "") == is_enough
     assert math.isfinite(high.high) == is_enough

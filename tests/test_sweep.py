@@ -1,8 +1,10 @@
 """Sweeps: every setting is measured once, kept as soon as it is, and never lost or mistaken."""
 
+import copy
 import errno
 import json
 import os
+import pickle
 import re
 import warnings
 import zlib
@@ -10,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 from course_utils import folders, sweep
-from course_utils.measure import compare, find_right, latency
+from course_utils.measure import Measurement, find_right, latency
 from course_utils.measure.turns import MOST_CALLS, time_rounds
 from course_utils.sweep import classifier
 
@@ -239,6 +242,151 @@ def test_a_sweep_that_is_read_back_has_its_batch(measure, batches):
     assert measured.experiment.batch == 15
     measured.measure_again(bits=2, scheme="per tensor")
     assert batches == [15, 15]
+
+
+# How long it times
+
+
+def test_without_a_number_of_rounds_the_time_limit_ends_the_timing(
+    measure, log, monkeypatch, capsys
+):
+    monkeypatch.setattr(sweep.sweep, "LIMIT_S", 0.3)  # a second is the least to be sure of ±5 %
+    first = measure(rounds=None)
+    (timed,) = entries("timed")
+    assert timed["ended"] == "time limit"
+    late = "The time limit ended the timing: some speeds are known less well than to ±5 %."
+    assert late in capsys.readouterr().out
+    assert_complete(first, rounds=len(entries("round")))
+    second = measure(rounds=None)
+    assert count_built(log) == 6
+    assert late in capsys.readouterr().out  # it still is so
+    assert [point.speed for point in second.points] == [point.speed for point in first.points]
+
+
+def test_a_sweep_whose_speeds_are_known_well_says_nothing_of_a_limit(measure, monkeypatch, capsys):
+    def ended_precise(*runners, **options):
+        return replace(latency.compare(*runners, **options), ended="precise")
+
+    monkeypatch.setattr(sweep.sweep, "compare", ended_precise)
+    assert_complete(measure())
+    assert "time limit" not in capsys.readouterr().out
+
+
+def test_the_cache_keeps_how_busy_others_kept_the_machine(measure):
+    measured = measure()
+    note = measured.baseline.speed.provenance.note
+    assert "cores busy" in note
+    assert entries("timed")[0]["note"] == note
+    assert measured.provenance == measured.baseline.accuracy.provenance
+    assert measured.provenance.note == note
+
+
+# Other experiments
+
+
+class Counting(sweep.Experiment):
+    """An experiment that times nothing: it counts the bytes of what ships, twice."""
+
+    counting = "bytes"
+    titles = MappingProxyType({"twice": "twice the bytes"})
+
+    def __init__(self, at):
+        self.at = at
+
+    @property
+    def about(self):
+        return "counted by hand"
+
+    @property
+    def key(self):
+        return (self.at,)
+
+    def prepare(self, setting):
+        return self.at(**setting)
+
+    def count(self, runner, setting):
+        return {"bytes": runner.size_bytes, "bits": setting["bits"]}
+
+    def measurements(self, found, baseline):
+        def measurement(value, unit):
+            return Measurement(value, unit, value, value, 1, found.measured)
+
+        size = found.facts["bytes"]
+        times = size / baseline.facts["bytes"]
+        return {"twice": measurement(2 * size, "bytes"), "larger": measurement(times, "×")}
+
+    def samples(self, found):
+        return np.arange(found.facts["bits"])
+
+
+@pytest.fixture
+def count_bytes(at):
+    """Return a function that does the same sweep of ``Counting`` each time."""
+    return lambda **options: sweep.run(Counting(at), OVER, AGAINST, **options)
+
+
+def test_an_experiment_has_metrics_of_its_own(count_bytes, capsys):
+    measured = count_bytes()
+    assert isinstance(measured.experiment, Counting)
+    for point in measured.points:
+        assert list(point.metrics) == ["twice", "larger"]
+        assert point.twice.value == 2 * 100 * point.setting["bits"]
+        assert point.larger.value == point.setting["bits"] / 8
+        assert point.samples.tolist() == list(range(point.setting["bits"]))
+        assert point.kernel == f"{point.setting['bits']} bits"
+    assert measured.provenance.kind == "measured"
+    assert measured.provenance.when
+    assert (
+        "6 settings, counted by hand: measured on this machine just now" in capsys.readouterr().out
+    )
+
+
+def test_what_is_not_timed_is_not_timed(count_bytes, monkeypatch):
+    monkeypatch.setattr(sweep.sweep, "compare", Interrupting(latency.compare, 0))
+    assert len(count_bytes().points) == 6
+    again = count_bytes().measure_again(bits=2, scheme="per tensor")
+    assert (again.twice.value, again.larger.value) == (400, 0.25)
+    assert entries("round") == entries("timed") == []
+
+
+def test_an_experiment_that_is_not_timed_is_read_back_and_goes_on(count_bytes, log, capsys):
+    first = count_bytes()
+    assert count_built(log) == 6
+    assert count_bytes().points == first.points
+    assert count_built(log) == 6
+    assert f"on {first.provenance.when}, in" in capsys.readouterr().out
+    lines = cache_file().read_text().splitlines()
+    cache_file().write_text("\n".join(lines[:-2]) + "\n")
+    assert [point.metrics.keys() for point in count_bytes().points] == [{"twice", "larger"}] * 6
+    assert count_built(log) == 6 + 1
+
+
+def test_an_experiment_can_be_counted_by_an_executor(count_bytes):
+    with ThreadPoolExecutor(2) as threads:
+        assert count_bytes(executor=threads).point(bits=4, scheme="per tensor").larger.value == 0.5
+
+
+def test_two_experiments_have_two_caches(count_bytes, measure):
+    count_bytes()
+    measure()
+    assert len(list((folders.cache_folder() / "sweeps").glob("*.journal"))) == 2
+
+
+def test_a_metric_that_a_point_lacks_is_named_with_those_it_has(count_bytes):
+    point = count_bytes().baseline
+    with pytest.raises(AttributeError, match=r"no metric 'latency' here; there are \['twice', 'la"):
+        _ = point.latency
+    assert repr(pickle.loads(pickle.dumps(copy.copy(point)))) == repr(point)
+
+
+def test_a_point_can_be_compared_with_a_baseline_of_its_own(at):
+    class BesideItsScheme(Counting):
+        def baseline_of(self, setting, against):
+            return {**setting, "bits": 2}
+
+    measured = sweep.run(BesideItsScheme(at), OVER, AGAINST)
+    for point in (*measured.points, measured.measure_again(bits=8, scheme="per tensor")):
+        assert point.larger.value == point.setting["bits"] / 2
 
 
 # Measuring a point again

@@ -41,8 +41,8 @@ def build_compiled(
     """Return a runner that runs the model as compiled by PyTorch's Inductor, in float32.
 
     How long that took stands in the runner's ``first_call_s``, by size of the batch. Another size
-    is compiled when it comes: its first call takes seconds too, and is added there. Loading the
-    compiler itself, some seconds in each process, is not counted.
+    is compiled when it comes: its first call takes seconds too, and is added there. What is
+    compiled first in a process takes some seconds more, since the compiler is loaded with it.
 
     Args:
         model: Takes float32 images and returns logits; it is copied.

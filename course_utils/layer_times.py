@@ -6,12 +6,10 @@ layer by the names of weights and outputs that ONNX Runtime keeps when it fuses;
 which that fails is listed, not guessed.
 """
 
-import json
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,10 +22,10 @@ from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
 from course_utils.roofline import Kind
-from course_utils.runtimes.export import open_session, unpack
+from course_utils.runtimes.export import unpack
+from course_utils.runtimes.onnx_profile import profile_graph
 from course_utils.runtimes.onnx_runtime import FLOAT_OPERATORS, INT8_OPERATORS
 
-WARM_UP_RUNS = 5
 RESOLUTION_MS = 0.001  # of the profile
 BYTES: dict[Kind, float] = {"fp32": 4, "int8": 1}  # a weight, and an activation
 
@@ -112,8 +110,8 @@ def measure_layers(
     exported = unpack(runtimes.build(folded, images, threads=threads).artefact)
     with timing_lock():
         meter = LoadMeter()
-        _, nothing_ms = profile(_chain_of_nothing(), np.ones(1, np.float32), optimise=False)
-        running, times_ms = profile(exported, images, threads=threads, runs=runs)
+        _, nothing_ms = _profile(_chain_of_nothing(), np.ones(1, np.float32), 100, optimise=False)
+        running, times_ms = _profile(exported, images, runs, threads=threads)
         origin = measured_now(meter.describe())
     overhead_ms = float(np.median(np.concatenate(list(nothing_ms.values()))))
     layer_of = match_layers(exported.graph, running, {cost.name for cost in costs["fp32"]})
@@ -176,44 +174,13 @@ def match_layers(
     return owners
 
 
-def profile(
-    graph: onnx.ModelProto,
-    images: np.ndarray,
-    *,
-    threads: int = 1,
-    runs: int = 100,
-    optimise: bool = True,
+def _profile(
+    graph: onnx.ModelProto, images: np.ndarray, runs: int, **options: Any
 ) -> tuple[onnx.GraphProto, dict[str, np.ndarray]]:
-    """Return the graph that runs, and the milliseconds of each of its operators by name: (runs,).
-
-    They are what ONNX Runtime's profile says, its own overhead included.
-
-    Args:
-        graph: With one input.
-        images: The input.
-        threads: How many threads share one call.
-        runs: How many calls are profiled, after a few that warm up.
-        optimise: Whether operators may be fused and replaced.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        session = open_session(
-            graph,
-            threads=threads,
-            optimise=optimise,
-            optimised_file=optimised,
-            profile=Path(folder) / "profile",
-        )
-        (given,) = session.get_inputs()
-        for _ in range(WARM_UP_RUNS + runs):
-            session.run(None, {given.name: images})
-        events = json.loads(Path(session.end_profiling()).read_text())
-        running = onnx.load(optimised, load_external_data=False).graph
-    times: dict[str, list[float]] = {node.name: [] for node in running.node}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1000)
-    return running, {name: np.array(found[WARM_UP_RUNS:]) for name, found in times.items()}
+    """Return the graph that runs, and the milliseconds of its operators by name: (runs,)."""
+    running, calls = profile_graph(graph, images, runs, **options)
+    nodes = [node.name for node in running.node]
+    return running, {name: np.array([call.nodes_ms[name] for call in calls]) for name in nodes}
 
 
 def _chain_of_nothing() -> onnx.ModelProto:

@@ -40,8 +40,7 @@ def save_prediction(
 ) -> None:
     """Keep a guess, by metric and in words, beside what was then measured."""
     _insert(
-        "insert into guesses (made_at, lab, setting, guess, told, found)"
-        " values (?, ?, ?, ?, ?, ?)",
+        "insert into guesses (made_at, lab, setting, guess, told, found) values (?, ?, ?, ?, ?, ?)",
         (lab, setting, json.dumps(guess), told, found),
     )
 

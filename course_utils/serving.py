@@ -1,9 +1,8 @@
 """Serve requests that come whether or not the last one is answered: latency under load.
 
-A call timed again and again starts when the one before is done, so nothing ever waits. Users
-come at random moments, and their requests queue long before the processor is always busy. Taking
-several of the queue at once (*dynamic batching*) helps where a batch costs less than its images
-one by one.
+A call timed again and again starts when the one before is done: nothing ever waits. Users come at
+random moments and queue long before the processor is always busy. Taking several of the queue at
+once (*dynamic batching*) helps where a batch costs less than its images one by one.
 """
 
 import math
@@ -25,7 +24,7 @@ STRETCHES = 20
 
 
 def draw_arrivals(rate_per_s: float, duration_s: float, seed: int = 0) -> np.ndarray:
-    """Return when requests of many independent users come: a Poisson process.
+    """Return when requests of many independent users come, in seconds: a Poisson process.
 
     The same seed gives the same pattern, at twice the rate twice as dense.
 
@@ -33,9 +32,6 @@ def draw_arrivals(rate_per_s: float, duration_s: float, seed: int = 0) -> np.nda
         rate_per_s: How many requests come in a second, on average.
         duration_s: They come from 0 to here.
         seed: Of the random gaps.
-
-    Returns:
-        (arrived,) seconds, ascending.
 
     Raises:
         ValueError: Rate or duration are not above 0, or nobody comes in this time.
@@ -48,10 +44,7 @@ def draw_arrivals(rate_per_s: float, duration_s: float, seed: int = 0) -> np.nda
     arrivals = np.cumsum(random.exponential(1 / rate_per_s, surely_enough))
     arrivals = arrivals[arrivals < duration_s]
     if not arrivals.size:
-        raise ValueError(
-            f"No request comes within {duration_s:g} s at {rate_per_s:g} a second with seed {seed}:"
-            f" choose a longer duration, e.g. {10 / rate_per_s:.2g} s."
-        )
+        raise ValueError(f"Nobody comes in {duration_s:g} s: take e.g. {10 / rate_per_s:.2g} s.")
     return arrivals
 
 
@@ -135,8 +128,8 @@ class Served:
             independent = count_independent(self.latency_ms > value)
             first, last = find_interval_ranks(independent, percent / 100)
             ordered = [0.0, *np.sort(self.latency_ms).tolist(), math.inf]
-            each = self.answered / independent
-            low, high = ordered[math.floor(first * each)], ordered[math.ceil((last - 1) * each) + 1]
+            low = ordered[first * self.answered // independent]
+            high = ordered[-(-(last - 1) * self.answered // independent) + 1]
             note = "" if last <= independent else f"too few requests for a p{percent:g}"
         return Measurement(value, "ms", low, high, self.answered, self.provenance, note=note)
 
@@ -205,7 +198,6 @@ def serve(
             the runner raises, or returns something else than finite rows, one an image.
         TimeoutError: Other measurements kept the machine for ten minutes.
     """
-    _check_images(images)
     arrivals = _check_arrivals(arrivals_s)
     if not 1 <= most <= capacity:
         raise ValueError(f"most={most} has to be at least 1 and at most capacity={capacity}.")
@@ -243,7 +235,7 @@ def serve(
                 _wait_until(start + wake_s)
                 now_s = max(perf_counter() - start, wake_s)
         provenance = measured_now(meter.describe())
-    sizes = np.array(batch_sizes, dtype=int)
+    sizes = np.array(batch_sizes, int)
     return Served(np.array(latency_ms), arrived, rejected, sizes, ended_s, provenance)
 
 
@@ -269,7 +261,6 @@ def measure_capacity(
     Raises:
         ValueError, TimeoutError: As in ``serve``; or batch or duration are not above 0.
     """
-    _check_images(images)
     if batch < 1 or not 0 < duration_s < math.inf:
         raise ValueError(f"batch={batch} and duration_s={duration_s} have to be above 0.")
     ends: list[float] = []
@@ -292,16 +283,13 @@ def _take(images: np.ndarray, numbers: Iterable[int]) -> np.ndarray:
 
 def _warm_up(runner: Run, images: np.ndarray, most: int, limit_s: float) -> None:
     """Call a runner untimed with 1, 2, 4, ... and ``most`` images, and check what it returns."""
+    if len(images) == 0:
+        raise ValueError("There are no images for the requests to bring.")
     end = perf_counter() + limit_s
     for size in [*(2**power for power in range((most - 1).bit_length())), most]:
         warm_up(runner, _take(images, range(size)), f"the runner with a batch of {size}")
         if perf_counter() > end:
             break
-
-
-def _check_images(images: np.ndarray) -> None:
-    if np.ndim(images) == 0 or len(images) == 0:
-        raise ValueError("There are no images for the requests to bring.")
 
 
 def _check_arrivals(arrivals_s: np.ndarray) -> list[float]:

@@ -8,8 +8,9 @@ from torch import nn
 
 from course_utils import layer_times, models, quantize
 from course_utils.layer_costs import count_costs
-from course_utils.layer_times import match_layers, measure_layers, profile
+from course_utils.layer_times import match_layers, measure_layers
 from course_utils.runtimes.export import export_onnx
+from course_utils.runtimes.onnx_profile import profile_graph
 
 RUNS = 3
 
@@ -99,13 +100,15 @@ def test_a_layer_without_an_operator_is_listed_and_its_time_kept(monkeypatch, ti
 
 
 def test_the_profile_s_own_time_is_taken_off(monkeypatch, tiny_mlp, images):
-    def plant(graph, images, **settings):
-        running, times = profile(graph, images, **settings)
+    really_profile = layer_times._profile
+
+    def plant(graph, images, runs, **options):
+        running, times = really_profile(graph, images, runs, **options)
         is_empty = images.shape == (1,)
         planted = [2.0, 2.0, 2.0] if is_empty else [3.0, 5.0, 2.0]
         return running, {name: np.array(planted) for name in times}
 
-    monkeypatch.setattr(layer_times, "profile", plant)
+    monkeypatch.setattr(layer_times, "_profile", plant)
     found = measure_layers(tiny_mlp, images[:1], runs=RUNS)
     assert found.overhead_ms == 2.0
     assert [layer.latency.value for layer in found.layers] == [1.0] * 3
@@ -113,10 +116,13 @@ def test_the_profile_s_own_time_is_taken_off(monkeypatch, tiny_mlp, images):
 
 
 def test_a_profile_has_the_times_of_every_operator_of_every_run(tiny_mlp, images):
-    running, times = profile(export_onnx(tiny_mlp, images), images[:4], runs=RUNS)
-    assert list(times) == [node.name for node in running.node]
-    assert {found.shape for found in times.values()} == {(RUNS,)}
-    assert all((found >= 0).all() for found in times.values())
+    running, calls = profile_graph(export_onnx(tiny_mlp, images), images[:4], RUNS)
+    assert len(calls) == RUNS
+    for call in calls:
+        assert list(call.nodes_ms) == [node.name for node in running.node]
+        assert call.kinds == {node.name: node.op_type for node in running.node}
+        assert 0 <= sum(call.nodes_ms.values()) <= call.runtime_ms + len(call.nodes_ms) * 0.001
+        assert call.runtime_ms <= call.call_ms + 0.001
 
 
 def test_an_addition_that_is_fused_is_read_too():

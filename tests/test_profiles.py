@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from course_utils import quantize, runtimes
-from course_utils.runtimes import profiles
+from course_utils.runtimes import onnx_profile, profiles
+from course_utils.runtimes.onnx_profile import ProfiledCall
 from course_utils.runtimes.profiles import CallProfile
 
 
@@ -108,7 +109,7 @@ def test_a_few_slow_calls_move_nothing(onnx_runner, images, monkeypatch):
 
     def profile_one(runner, images, count):
         return [
-            profiles._Call({"a": ms / 2, "b": ms / 4}, {"a": "X", "b": "X"}, ms, ms)
+            ProfiledCall({"a": ms / 2, "b": ms / 4}, {"a": "X", "b": "X"}, ms, ms)
             for ms in (next(durations) for _ in range(count))
         ]
 
@@ -120,9 +121,9 @@ def test_a_few_slow_calls_move_nothing(onnx_runner, images, monkeypatch):
 
 def test_the_profile_runs_with_the_runner_s_threads(tiny_mlp, images, monkeypatch):
     opened = []
-    open_session = profiles.open_session
+    open_session = onnx_profile.open_session
     monkeypatch.setattr(
-        profiles, "open_session", lambda *a, **k: opened.append(k) or open_session(*a, **k)
+        onnx_profile, "open_session", lambda *a, **k: opened.append(k) or open_session(*a, **k)
     )
     runtimes.profile_call(runtimes.build(tiny_mlp, images, threads=2), images, runs=1)
     assert [settings["threads"] for settings in opened] == [2]

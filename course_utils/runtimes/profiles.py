@@ -1,13 +1,9 @@
 """Where the time of one call goes, by the profilers of the runtimes themselves."""
 
-import json
 import os
-import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
@@ -16,11 +12,17 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 
 from course_utils.runtimes import onnx_runtime, torch_compiled, torch_eager
-from course_utils.runtimes.export import open_session, unpack
+from course_utils.runtimes.export import unpack
+from course_utils.runtimes.onnx_profile import (
+    WARM_UP_CALLS,
+    ProfiledCall,
+    profile_graph,
+    time_calls,
+)
 from course_utils.runtimes.runner import Runner
 
 TORCH = (torch_eager.NAME, torch_compiled.NAME)
-BURST, WARM_UP_CALLS = 10, 3
+BURST = 10
 OUTSIDE = "outside of operators"
 T = TypeVar("T")
 CALL = "one call"  # how a call is marked in PyTorch's profile
@@ -105,10 +107,10 @@ def profile_call(runner: Runner, images: np.ndarray, runs: int = 30) -> CallProf
     if runs < 1:
         raise ValueError(f"Profile at least one call; runs={runs} was given.")
     plain_ms: list[float] = []
-    calls: list[_Call] = []
+    calls: list[ProfiledCall] = []
     for start in range(0, runs, BURST):
         count = min(BURST, runs - start)
-        plain_ms += _time_calls(runner, images, count)
+        plain_ms += time_calls(runner, images, count)
         calls += profiles[runner.runtime](runner, images, count)
     middle_ms: list[float] = _middle_half(plain_ms, key=lambda call_ms: call_ms)
     middle = _middle_half(calls, key=lambda call: call.call_ms)
@@ -122,43 +124,11 @@ def profile_call(runner: Runner, images: np.ndarray, runs: int = 30) -> CallProf
     )
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One profiled call: times of the nodes, kind of each node, its total by either clock."""
-
-    nodes_ms: Mapping[str, float]
-    kinds: Mapping[str, str]
-    runtime_ms: float
-    call_ms: float
-
-    def operators_ms(self) -> dict[str, float]:
-        sums: dict[str, float] = defaultdict(float)
-        for name, node_ms in self.nodes_ms.items():
-            sums[self.kinds[name]] += node_ms
-        return sums
+def _profile_onnx(runner: Runner, images: np.ndarray, count: int) -> list[ProfiledCall]:
+    return profile_graph(unpack(runner.artefact), images, count, threads=runner.threads)[1]
 
 
-def _profile_onnx(runner: Runner, images: np.ndarray, count: int) -> list[_Call]:
-    """Read ONNX Runtime's own profile: "..._kernel_time" of each node, then "model_run"."""
-    with tempfile.TemporaryDirectory() as folder:
-        profile = Path(folder) / "profile"
-        session = open_session(unpack(runner.artefact), threads=runner.threads, profile=profile)
-        (given,) = session.get_inputs()
-        times_ms = _time_calls(lambda batch: session.run(None, {given.name: batch}), images, count)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    calls, nodes_ms, kinds = [], dict[str, float](), dict[str, str]()
-    for event in events:
-        name = event["name"].removesuffix("_kernel_time")
-        if name != event["name"]:
-            nodes_ms[name] = event["dur"] / 1000
-            kinds[name] = event["args"]["op_name"]
-        elif name == "model_run":
-            calls.append((nodes_ms, kinds, event["dur"] / 1000))
-            nodes_ms, kinds = {}, {}
-    return [_Call(*call, time) for call, time in zip(calls[WARM_UP_CALLS:], times_ms, strict=True)]
-
-
-def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[_Call]:
+def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[ProfiledCall]:
     """Sum each operator's own time, without what it calls, in each call that PyTorch saw."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes when it starts and stops
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -168,7 +138,7 @@ def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[_Call
             runner(batch)
 
     with torch.profiler.profile(activities=activities) as profiler:
-        times_ms = _time_calls(run, images, count)
+        times_ms = time_calls(run, images, count)
     roots = [event for event in profiler.events() if event.name == CALL][WARM_UP_CALLS:]
     calls = []
     for root, call_ms in zip(roots, times_ms, strict=True):
@@ -176,7 +146,7 @@ def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[_Call
         for event in _below(root):
             own_ms[_kind(event.name)] += event.self_cpu_time_total / 1000
         kinds = {kind: kind for kind in own_ms}
-        calls.append(_Call(own_ms, kinds, root.cpu_time_total / 1000, call_ms))
+        calls.append(ProfiledCall(own_ms, kinds, root.cpu_time_total / 1000, call_ms))
     return calls
 
 
@@ -190,16 +160,6 @@ def _kind(name: str) -> str:
     if name.startswith("## Call CompiledFxGraph"):
         return "compiled graph"
     return name if "::" in name else name.split(":")[0]
-
-
-def _time_calls(run: Callable[[np.ndarray], object], images: np.ndarray, count: int) -> list[float]:
-    """Return the milliseconds of each call after the first few."""
-    times_ms = []
-    for _ in range(WARM_UP_CALLS + count):
-        start = time.perf_counter_ns()
-        run(images)
-        times_ms.append((time.perf_counter_ns() - start) / 1e6)
-    return times_ms[WARM_UP_CALLS:]
 
 
 def _middle_half(values: Sequence[T], key: Callable[[T], float]) -> list[T]:

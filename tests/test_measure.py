@@ -193,8 +193,8 @@ def test_a_round_lasts_as_long_as_all_its_calls():
 
 def test_runners_take_turns_in_an_order_that_varies():
     recorder = Recorder(4)
-    take_rounds(recorder, rounds=8, call_ms=5.0)
-    turns = np.reshape(recorder.calls, (8, 4, 1 + 2))
+    take_rounds(recorder, rounds=8, call_ms=2.0)
+    turns = np.reshape(recorder.calls, (8, 4, 1 + 5))
     assert (turns == turns[:, :, :1]).all(), "the calls of a turn were not in a row"
     orders = [tuple(order) for order in turns[:, :, 0]]
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
@@ -204,7 +204,7 @@ def test_runners_take_turns_in_an_order_that_varies():
 def test_the_order_of_turns_is_the_same_in_every_comparison():
     first, second = Recorder(4), Recorder(4)
     for recorder in (first, second):
-        take_rounds(recorder, rounds=8, call_ms=5.0)
+        take_rounds(recorder, rounds=8, call_ms=2.0)
     assert first.calls == second.calls
 
 

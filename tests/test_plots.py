@@ -109,7 +109,10 @@ def test_of_several_metrics_the_colour_tells_the_choice_and_the_dash_the_metric(
     for line, (scheme, metric) in zip(ax.lines, order, strict=True):
         points = [sweep.point(bits=bits, scheme=scheme) for bits in BITS]
         assert list(line.get_ydata()) == [point.metrics[metric].value for point in points]
-    looks = {key: (line.get_color(), line.get_linestyle()) for key, line in zip(order, ax.lines)}
+    looks = {
+        key: (line.get_color(), line.get_linestyle())
+        for key, line in zip(order, ax.lines, strict=True)
+    }
     for n, feature in enumerate(("choice", "metric")):
         of_each = {(key[n], look[n]) for key, look in looks.items()}
         assert len(of_each) == len(dict(of_each)) == 2, feature

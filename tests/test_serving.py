@@ -510,9 +510,10 @@ def test_arrivals_that_do_not_ascend_from_zero_are_refused(arrivals):
         simulate(arrivals, 1.0)
 
 
-def test_no_images_are_refused():
+def test_no_images_are_refused(monkeypatch):
+    monkeypatch.setattr(serving, "timing_lock", nullcontext)
     with pytest.raises(ValueError, match="no images"):
-        simulate([0.0], 1.0, images=IMAGES[:0])
+        serve(lambda images: images, IMAGES[:0], np.zeros(1))
     with pytest.raises(ValueError, match="no images"):
         measure_capacity(lambda images: images, IMAGES[:0])
 

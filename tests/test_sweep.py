@@ -250,13 +250,17 @@ def test_a_sweep_that_is_read_back_has_its_batch(measure, batches):
 def test_without_a_number_of_rounds_the_time_limit_ends_the_timing(
     measure, log, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sweep.sweep, "LIMIT_S", 0.3)  # a second is the least to be sure of ±5 %
+    def ended_late(*runners, rounds, limit_s, **options):
+        assert (rounds, limit_s) == (None, sweep.sweep.LIMIT_S)
+        return replace(latency.compare(*runners, rounds=ROUNDS, **options), ended="time limit")
+
+    monkeypatch.setattr(sweep.sweep, "compare", ended_late)
     first = measure(rounds=None)
     (timed,) = entries("timed")
     assert timed["ended"] == "time limit"
     late = "The time limit ended the timing: some speeds are known less well than to ±5 %."
     assert late in capsys.readouterr().out
-    assert_complete(first, rounds=len(entries("round")))
+    assert_complete(first)
     second = measure(rounds=None)
     assert count_built(log) == 6
     assert late in capsys.readouterr().out  # it still is so
@@ -595,6 +599,19 @@ def test_a_changed_byte_anywhere_gives_no_wrong_number(make_runner, tiny_split):
             warnings.simplefilter("ignore")
             again = sweep.measure(at, **options)
         assert again.points == measured.points
+
+
+@pytest.mark.parametrize("lost", [1, 4, ROUNDS])
+def test_rounds_that_are_lost_are_timed_again(measure, lost):
+    measure()
+    is_round = '"kind": "round"'
+    lines = cache_file().read_text().splitlines()
+    damaged = [n for n, line in enumerate(lines) if is_round in line][:lost]
+    for n in damaged:
+        lines[n] = lines[n].replace("0", "1", 1)
+    cache_file().write_text("\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match=rf"has {lost} damaged lines?; what they held is measured"):
+        assert_complete(measure())
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,17 @@ class Card(NamedTuple):
 
 
 def describe_setting(setting: dict[str, object]) -> str:
-    """Return a setting as a reader would say it: "4 bits, per channel"."""
-    return ", ".join(
-        value if isinstance(value, str) else f"{value} {knob}" for knob, value in setting.items()
-    )
+    """Return a setting as a reader would say it: "4 bits, per channel"; "1 image a call"."""
+    return ", ".join(_describe_value(knob, value) for knob, value in setting.items())
+
+
+def _describe_value(knob: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    counted, *others = knob.split(" ")
+    if value == 1:
+        counted = counted.removesuffix("s")
+    return " ".join([str(value), counted, *others])
 
 
 def format_value(measurement: Measurement) -> str:

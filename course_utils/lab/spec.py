@@ -156,10 +156,8 @@ def make_spec(
         "charts": _describe_charts(charts, sweep),
         "detail": _describe_details(details) if details else None,
         "predict": _describe_prediction(sweep, predict, asked) if predict else None,
-        "provenance": f"{sweep.provenance}; {sweep.experiment.about}; compared with"
-        f" {describe_setting(sweep.against)}"
-        + ", the speed with its 99 % interval"
-        * ("speed" in points[0].metrics),
+        "provenance": f"{sweep.provenance}; {sweep.experiment.about}"
+        + _tell_baseline(sweep) * ("speed" in points[0].metrics),
         "key": key,
         "head": [*sweep.knobs, *(card.title for card in cards_of_points[0])],
         "rows": [
@@ -167,6 +165,10 @@ def make_spec(
             for point, cards in zip(points, cards_of_points, strict=True)
         ],
     }
+
+
+def _tell_baseline(sweep: Sweep) -> str:
+    return f"; compared with {describe_setting(sweep.against)}, the speed with its 99 % interval"
 
 
 def _said(point: Point, cards: Sequence[Card]) -> str:

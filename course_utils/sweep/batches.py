@@ -58,8 +58,11 @@ class Batches(Experiment):
 
     @property
     def about(self) -> str:
-        """What the memory is."""
-        return "memory of one call in a fresh process each"
+        """What the memory is, and what a speed is compared with."""
+        return (
+            "memory of the first call of a fresh process each; the speed with its 99 % interval,"
+            " beside the smallest batch of the same"
+        )
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -92,7 +95,7 @@ class Batches(Experiment):
         speed = compare_speed(found.times_ms / batch, baseline.times_ms, found.measured)
         note = "images / median latency"
         if batch != baseline.facts["batch"]:
-            note += f"; an image {speed.describe_speed()}"
+            note += f"; for each image {speed.describe_speed()}"
         throughput = Measurement(
             1000 * batch / latency.value,
             "images/s",
@@ -105,7 +108,7 @@ class Batches(Experiment):
         first, later, model = (
             found.facts[f"{what}_bytes"] / 2**20 for what in ("first", "later", "model")
         )
-        beside = f"beside {model:.1f} MiB for the loaded model; held after later calls {later:.1f}"
+        beside = f"beside {model:.1f} MiB for the loaded model; {later:.1f} MiB in later calls"
         memory = Measurement(first, "MiB", first, first, 1, found.measured, note=beside)
         return {"latency": latency, "throughput": throughput, "memory": memory}
 

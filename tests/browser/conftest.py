@@ -49,6 +49,11 @@ def start_here(browser: Browser, server: LabServer) -> Iterator[LabPage]:
 
 
 @pytest.fixture(scope="module")
+def inference_basics(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "01_inference_basics.ipynb")
+
+
+@pytest.fixture(scope="module")
 def quantization(browser: Browser, server: LabServer) -> Iterator[LabPage]:
     yield from _run_lesson(browser, server, "02_quantization.ipynb")
 

@@ -114,7 +114,7 @@ def assert_all_is_free() -> None:
 # Is what it finds true?
 
 
-CALLS_MS = [0.3, 4.0, 60.0]  # a turn has ten calls, two, or one
+CALLS_MS = [0.3, 3.0, 60.0]  # a turn has nine calls, three, or one
 
 
 def compare_beside_neighbours(on, call_ms: float, ratio: float) -> list[Comparison]:
@@ -159,6 +159,27 @@ def test_a_spell_that_hits_a_turn_of_one_runner_alone_does_not_fool_it(on, call_
         assert np.median(found[-1].times_ms[1][4]) > 0.8 * factor * call_ms
         assert found[-1].speed("b").value == pytest.approx(1, abs=0.1)
     assert sum(not one.says_difference("b") for one in found) >= 19
+
+
+@pytest.mark.parametrize("call_ms", [3.4, 10.5])
+def test_equals_at_the_border_between_two_lengths_of_a_turn_are_equal(on, call_ms):
+    """Near 3.3 ms one may have three calls a turn and the other one; near 10 ms a warm-up call."""
+    found = []
+    for seed in range(100):
+        machine = on(NoisyMachine(seed))
+        pair = []
+        for name in "ab":
+            quick = machine.runner(call_ms, name, noise=0.05, outliers=0.02)
+
+            def run(images, machine=machine, name=name, quick=quick):
+                if machine.calls[-1:] != [name]:  # the other's turn took its weights' cache
+                    machine.work(0.1 * call_ms / 1000)
+                machine.work(machine.random.expovariate(1 / 0.1) * call_ms / 1000)
+                return quick(images)
+
+            pair.append(run)
+        found.append(compare(*pair, images=IMAGE))
+    assert sum(not one.says_difference("b") for one in found) >= 95
 
 
 @pytest.mark.parametrize("rounds", [10, 20, 60, 300])
@@ -281,6 +302,33 @@ def test_a_number_of_rounds_is_made_however_long_they_take(on):
     assert compared.how_it_ended == "Ended after the 30 rounds that were asked for."
 
 
+@pytest.mark.parametrize("call_ms", CALLS_MS)
+def test_how_it_ended_is_true_of_the_intervals(on, call_ms):
+    for seed in range(20):
+        for limit_s in (1.0, 5.0):
+            machine = on(NoisyMachine(seed))
+            pair = [machine.runner(call_ms, noise=0.05) for _ in range(2)]
+            compared = compare(*pair, images=IMAGE, limit_s=limit_s)
+            speed = compared.speed("b")
+            is_narrow = speed.high - speed.low <= 0.1 * speed.value
+            assert compared.ended == ("precise" if is_narrow else "time limit")
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_no_rounds_are_refused(on, rounds):
+    machine = on(Machine())
+    with pytest.raises(ValueError, match=f"rounds={rounds} measures nothing"):
+        compare(machine.runner(1.0), images=IMAGE, rounds=rounds)
+    assert machine.calls == []
+
+
+def test_earlier_rounds_of_another_number_of_runners_are_refused(on):
+    machine = on(Machine())
+    with pytest.raises(ValueError, match="earlier rounds are not of 1 runners"):
+        compare(machine.runner(1.0), images=IMAGE, rounds=2, earlier=[[[1.0], [2.0]]])
+    assert machine.calls == []
+
+
 # Runners that don't run
 
 
@@ -391,11 +439,11 @@ def test_in_a_round_each_runner_has_a_turn_in_an_order_that_varies(on):
     assert orders[0] == orders[1]
 
 
-def test_quick_runners_have_ten_calls_a_turn_and_slow_ones_one(on):
+def test_quick_runners_have_nine_calls_a_turn_and_slow_ones_one(on):
     machine = on(Machine())
     runners = [machine.runner(call_ms) for call_ms in (*CALLS_MS, 1000.0)]
     compared = compare(*runners, images=IMAGE, rounds=11)
-    assert [times.shape for times in compared.times_ms] == [(11, 10), (11, 2), (11, 1), (11, 1)]
+    assert [times.shape for times in compared.times_ms] == [(11, 9), (11, 3), (11, 1), (11, 1)]
     for times, call_ms in zip(compared.times_ms, (*CALLS_MS, 1000.0), strict=True):
         assert np.allclose(times, call_ms, atol=1e-5)
 

@@ -12,7 +12,7 @@ import pytest
 from course_utils.measure import load
 from course_utils.measure.load import LoadMeter
 
-SPIN = "print('spins', flush=True)\nwhile True: pass"
+SPIN = "import time; end = time.time() + 60\nwhile time.time() < end: pass"
 
 
 def system(**seconds):
@@ -43,14 +43,22 @@ def own(user=0.0, system=0.0, children_user=0.0, children_system=0.0):
 def count_cores(monkeypatch):
     """Return a function that says what the meter finds in 10 s of a planted machine."""
 
-    def count_cores(before, after, own_before=None, own_after=None) -> float:
-        moments = iter([(0.0, before, own_before or own()), (10.0, after, own_after or own())])
+    def count_cores(before, after, own_before=None, own_after=None, child_after=None) -> float:
+        moments = iter(
+            [
+                (0.0, before, own_before or own(), own()),
+                (10.0, after, own_after or own(), child_after or own()),
+            ]
+        )
         now = {}
 
         def go_on():
-            now["s"], now["system"], now["own"] = next(moments)
+            now["s"], now["system"], now["own"], now["child"] = next(moments)
 
-        process = SimpleNamespace(cpu_times=lambda: now["own"])
+        child = SimpleNamespace(cpu_times=lambda: now["child"])
+        process = SimpleNamespace(
+            cpu_times=lambda: now["own"], children=lambda recursive: [child] if recursive else []
+        )
         with monkeypatch.context() as patch:
             patch.setattr(load, "time", SimpleNamespace(perf_counter=lambda: now["s"]))
             patch.setattr(load.psutil, "cpu_times", lambda: now["system"])
@@ -104,17 +112,23 @@ def test_systems_with_fewer_fields_are_counted_too(count_cores):
     assert count_cores(before, after) == pytest.approx(0.6)
 
 
+def test_what_a_running_child_takes_does_not_count(count_cores):
+    after = system(user=15.0)
+    assert count_cores(system(), after, child_after=own(user=10.0)) == pytest.approx(0.5)
+
+
 def test_a_busy_program_is_seen():
     """However many others there are: they can only add to it."""
-    child = subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE, text=True)
+    spin = f"[sys.executable, '-c', {SPIN!r}], stdout=subprocess.DEVNULL"
+    start = f"import subprocess, sys; print(subprocess.Popen({spin}).pid)"
+    told = subprocess.check_output([sys.executable, "-c", start], text=True)  # no child of ours
+    stranger = psutil.Process(int(told.split()[0]))
     try:
-        assert child.stdout.readline() == "spins\n"
         meter = LoadMeter()
         time.sleep(1)
         found = meter.cores_busy()
     finally:
-        child.kill()
-        child.communicate()
+        stranger.kill()
     assert found > 0.3
 
 

@@ -162,19 +162,9 @@ def test_a_round_times_a_burst_of_every_runner():
 
 @pytest.mark.parametrize(
     ("call_ms", "calls"),
-    [
-        (0.0, 10),
-        (0.02, 10),
-        (1.0, 10),
-        (1.01, 9),
-        (2.0, 5),
-        (4.0, 2),
-        (9.9, 1),
-        (10.0, 1),
-        (1e4, 1),
-    ],
+    [(0.0, 9), (0.02, 9), (1.2, 7), (2.0, 5), (2.4, 3), (4.0, 1), (9.9, 1), (10.0, 1), (1e4, 1)],
 )
-def test_a_turn_has_ten_calls_and_fewer_where_they_are_slow(call_ms, calls):
+def test_a_turn_has_nine_calls_and_fewer_where_they_are_slow(call_ms, calls):
     assert calls_in_a_turn(call_ms) == calls
     (turns,) = take_rounds(Recorder(1), rounds=1, call_ms=call_ms)
     assert [turn.shape for turn in turns] == [(calls,)]
@@ -188,7 +178,8 @@ def test_every_runner_is_called_equally_often(call_ms, untimed):
 
 
 def test_a_round_lasts_as_long_as_all_its_calls():
-    assert round_ms([1.0, 4.0, 500.0]) == pytest.approx((10 + 1) * 1 + (2 + 1) * 4 + 500)
+    assert round_ms([1.0, 3.0, 500.0]) == pytest.approx((9 + 1) * 1 + (3 + 1) * 3 + 500)
+    assert round_ms([20.0, 500.0]) == pytest.approx(20 + 500)
 
 
 def test_runners_take_turns_in_an_order_that_varies():

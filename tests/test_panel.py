@@ -339,7 +339,7 @@ def test_a_guess_can_be_about_any_metric_that_is_drawn(waiting):
     assert worst["most"] > 640
     assert throughput["most"] > 4938
     assert panel.spec["predict"]["known"] == (
-        "With 1 load: worst 40.0 ms and throughput 1,234 images/s. Move both sliders."
+        "With 1 load: worst 40.0 ms and throughput 1,234 images/s. Move every slider."
     )
     assert panel.spec["predict"]["measured"] == "worst 640.0 ms and throughput 4,938 images/s"
     panel.commit(worst=160, throughput=4938)
@@ -532,7 +532,7 @@ def test_before_the_guess_nothing_is_revealed(guessing):
     assert panel.spec["predict"]["point"] == SETTINGS.index({"bits": 4, "scheme": "per tensor"})
     assert [field["name"] for field in panel.spec["predict"]["fields"]] == ["accuracy", "latency"]
     assert panel.spec["predict"]["known"] == (
-        "With 8 bits, per channel: accuracy 76.0 % and latency 0.90 ms. Move both sliders."
+        "With 8 bits, per channel: accuracy 76.0 % and latency 0.90 ms. Move every slider."
     )
     assert panel.spec["predict"]["measured"] == (
         "accuracy 72.0 % and latency 0.80 ms (2.00× as fast (1.80–2.40))"
@@ -588,7 +588,7 @@ def test_a_panel_can_ask_for_one_metric_alone(guessing, metric):
 def test_the_sliders_stand_in_the_same_order_however_they_are_asked_for(guessing, ask):
     predict = guessing(ask=ask).spec["predict"]
     assert [field["name"] for field in predict["fields"]] == ["accuracy", "latency"]
-    assert predict["known"].endswith(" Move both sliders.")
+    assert predict["known"].endswith(" Move every slider.")
     assert predict["measured"] == " and ".join(MEASURED.values())
 
 

@@ -85,7 +85,7 @@ class Panel(anywidget.AnyWidget):
         self._measuring = threading.Lock()
         self._cell = _RunningCell()
         self._predict = sweep.point(**predict) if predict else None
-        self._asked = [metric for metric in shown if ask is None or metric in ask]
+        self._asked = [one for one in dict.fromkeys(shown) if ask is None or one in ask]
         earlier = progress.last_prediction(name) if predict else None
         if earlier is not None and not set(self._asked) <= set(earlier):
             earlier = None  # made when the panel asked for something else

@@ -254,7 +254,7 @@ def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> 
         "point": sweep.points.index(predict),
         "setting": describe_setting(predict.setting),
         "known": f"With {describe_setting(sweep.against)}: {_tell(sweep.baseline, asked)}."
-        f" Move {'both sliders' if len(asked) > 1 else 'the slider'}.",
+        f" Move {'every' if len(asked) > 1 else 'the'} slider.",
         "measured": _tell(predict, asked, with_speed="latency" in asked),
         "fields": [{"name": metric, **_field(sweep, metric)} for metric in asked],
     }
@@ -271,8 +271,8 @@ def _field(sweep: Sweep, metric: str) -> dict[str, Any]:
     baseline = sweep.baseline.metrics[metric]
     most = 2 * baseline.value
     highest = max(point.metrics[metric].value for point in sweep.points)
-    if highest > most:
-        most = 1.25 * highest
+    if highest > most or most == 0:
+        most = 1.25 * highest or 1.0
     if baseline.unit == "%":
         return {"unit": "%", "most": 100, "step": 1, "digits": 0}
     digits = count_digits(most)

@@ -1,5 +1,6 @@
 """How busy other programs keep the machine while something is measured."""
 
+import contextlib
 import time
 
 import psutil
@@ -30,11 +31,16 @@ class LoadMeter:
 
 def _busy_seconds() -> float:
     times = psutil.cpu_times()._asdict()
-    # Linux counts a guest's time as "user" too
-    idle = ("idle", "iowait", "guest", "guest_nice")
-    return float(sum(seconds for name, seconds in times.items() if name not in idle))
+    # Linux counts a guest's time as "user" too, Windows interrupts as "system"
+    left_out = ("idle", "iowait", "guest", "guest_nice", "interrupt", "dpc")
+    return float(sum(seconds for name, seconds in times.items() if name not in left_out))
 
 
 def _own_seconds() -> float:
-    times = psutil.Process().cpu_times()
-    return float(times.user + times.system + times.children_user + times.children_system)
+    """Return the processor time of this process, of those it started, and of those that ended."""
+    own = psutil.Process()
+    seconds = own.cpu_times().children_user + own.cpu_times().children_system
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):  # it has ended just now
+            seconds += process.cpu_times().user + process.cpu_times().system
+    return float(seconds)

@@ -147,7 +147,8 @@ def _measure_missing(
             facts = experiment.facts_at(settings[index], runners[index])
         seconds = time.perf_counter() - start
         journal.add("point", index=index, seconds=seconds, when=measured_now().when, **facts)
-    if not is_timed or journal.entries_of("timed"):
+    timed = journal.entries_of("timed")
+    if not is_timed or (timed and len(journal.entries_of("round")) >= timed[-1]["rounds"]):
         return bool(missing)
     for index in _show(range(len(settings)), desc="preparing", unit="setting"):
         if index not in runners:
@@ -188,8 +189,8 @@ def _time_missing(
             earlier=[entry["times_ms"] for entry in kept],
             on_round=keep,
         )
-    source = timed.provenance
-    journal.add("timed", seconds=0.0, ended=timed.ended, when=source.when, note=source.note)
+    told = {"ended": timed.ended, "when": timed.provenance.when, "note": timed.provenance.note}
+    journal.add("timed", seconds=0.0, rounds=len(timed.times_ms[0]), **told)
 
 
 def _all_of(batches: Iterable[np.ndarray | None]) -> list[np.ndarray]:

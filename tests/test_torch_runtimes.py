@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from course_utils import models, runtimes
@@ -180,7 +181,8 @@ def test_compiled_agrees_with_the_model_and_says_how_long_it_took(compiled, tiny
     assert (compiled.runtime, compiled.kernel) == ("PyTorch compiled", "fp32")
     assert compiled.first_call_s.keys() == {40}
     assert compiled.first_call_s[40] > 0
-    assert compiled.remark == f"compiled in {compiled.first_call_s[40]:.1f} s for batches of 40"
+    told = f"compiled in {compiled.first_call_s[40]:.1f} s for batches of 40"
+    assert compiled.remark in (told, f"{told} (found in PyTorch's cache)")
     assert compiled.artefact == runtimes.build_eager(tiny_mlp, images).artefact
 
 
@@ -238,9 +240,22 @@ def test_a_fresh_build_has_an_empty_cache(tiny_mlp, images, monkeypatch, tmp_pat
     monkeypatch.setattr(torch, "compile", compile_nothing)
     runner = runtimes.build_compiled(tiny_mlp, images, fresh=fresh)
     assert (folders != [str(tmp_path)]) == fresh
-    assert runner.remark.endswith(", without a cache") == fresh
     runner(images)
     assert folders[1:] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("hits", [0, 2])
+def test_code_that_was_found_in_the_cache_is_told(tiny_mlp, images, monkeypatch, hits):
+    def find(model, **_):
+        def run(batch):
+            counters["inductor"]["fxgraph_cache_hit"] += hits
+            return model(batch)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", find)
+    runner = runtimes.build_compiled(tiny_mlp, images)
+    assert runner.remark.endswith("(found in PyTorch's cache)") == bool(hits)
 
 
 @pytest.mark.parametrize("batches", [(), (0,), (1, -2)])

@@ -87,15 +87,24 @@ def build_compiled(
     with quiet():
         from torch._inductor import compile_fx, utils  # noqa: F401 - loads the compiler
 
+        found_before = _count_found()
         with utils.fresh_cache() if fresh else contextlib.nullcontext():
             for size in batches:
                 run(np.resize(images, (size, *images.shape[1:])))
     told = ", ".join(f"{first_call_s[size]:.1f} s for batches of {size}" for size in first_call_s)
-    remark = f"compiled in {told}" + (", without a cache" if fresh else "")
+    found = " (found in PyTorch's cache)" if _count_found() > found_before else ""
+    remark = f"compiled in {told}{found}"
     return Runner(
         run, NAME, "fp32", remark, pack_weights(model), images.shape[1:],
         threads=threads, first_call_s=first_call_s,
     )  # fmt: skip
+
+
+def _count_found() -> int:
+    """Return how many graphs PyTorch has found in its cache, so that they were not compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["inductor"]["fxgraph_cache_hit"])
 
 
 @contextlib.contextmanager

@@ -21,10 +21,11 @@ from course_utils.layer_costs import LayerCost, count_costs
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
-from course_utils.roofline import Kind
+from course_utils.roofline import Kind, Roofline
 from course_utils.runtimes.export import unpack
 from course_utils.runtimes.onnx_profile import profile_graph
 from course_utils.runtimes.onnx_runtime import FLOAT_OPERATORS, INT8_OPERATORS
+from course_utils.tables import Table
 
 RESOLUTION_MS = 0.001  # of the profile
 BYTES: dict[Kind, float] = {"fp32": 4, "int8": 1}  # a weight, and an activation
@@ -134,6 +135,34 @@ def measure_layers(
     missing.subtract(layer.name for layer in layers)
     most_first = dict(sorted(others_ms.items(), key=lambda item: -item[1]))
     return LayerTimes(layers, most_first, list(missing.elements()), overhead_ms)
+
+
+def tabulate(cases: Mapping[str, LayerTimes], roofline: Roofline) -> Table:
+    """Return the layers beside the roof that stands over each of them.
+
+    Args:
+        cases: What ran, by a name for it.
+        roofline: Of the machine on which it ran.
+    """
+    head = ["", "layer", "operator", "10⁶ operations", "operations / byte", "ms", "10⁹/s reached"]
+    rows = [
+        [
+            case,
+            layer.name,
+            layer.operator,
+            f"{layer.flop / 1e6:.2f}",
+            f"{layer.flop_per_byte:.1f}",
+            f"{layer.latency.value:.3f}",
+            f"{layer.gflop_per_s:.0f}",
+            f"{roofline.attainable(layer.flop_per_byte, layer.kind):.0f}",
+            roofline.bound(layer.flop_per_byte, layer.kind),
+        ]
+        for case, found in cases.items()
+        for layer in found.layers
+    ]
+    origins = {str(layer.latency.provenance): 0 for one in cases.values() for layer in one.layers}
+    counted = "operations and bytes are computed from the shapes; the roof: bytes from memory"
+    return Table([*head, "roof", "bound by"], rows, [*origins, counted])
 
 
 def match_layers(

@@ -130,7 +130,11 @@ class Served:
             ordered = [0.0, *np.sort(self.latency_ms).tolist(), math.inf]
             low = ordered[first * self.answered // independent]
             high = ordered[-(-(last - 1) * self.answered // independent) + 1]
-            note = "" if last <= independent else f"too few requests for a p{percent:g}"
+            note = (
+                ""
+                if last <= independent
+                else f"too few requests to bound a p{percent:g} from above"
+            )
         return Measurement(value, "ms", low, high, self.answered, self.provenance, note=note)
 
     def __repr__(self) -> str:

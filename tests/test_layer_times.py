@@ -9,6 +9,8 @@ from torch import nn
 from course_utils import layer_times, models, quantize
 from course_utils.layer_costs import count_costs
 from course_utils.layer_times import match_layers, measure_layers
+from course_utils.measure import Measurement, Provenance
+from course_utils.roofline import Roofline
 from course_utils.runtimes.export import export_onnx
 from course_utils.runtimes.onnx_profile import profile_graph
 
@@ -142,3 +144,19 @@ def test_nothing_cannot_be_measured(tiny_mlp, images, wrong):
 def test_images_of_another_shape_are_named(tiny_mlp):
     with pytest.raises(ValueError, match=r"does not accept float32 images of shape \(1, 1, 5, 5\)"):
         measure_layers(tiny_mlp, np.zeros((1, 1, 5, 5), np.float32))
+
+
+def test_the_table_has_a_row_for_each_layer_with_its_own_roof(tiny_mlp, images):
+    found = measure_layers(tiny_mlp, images[:1], runs=RUNS)
+    here = Provenance("measured", "a planted machine")
+    roof = Roofline(
+        {"fp32": Measurement(100.0, "GFLOP/s", 90, 110, 5, here)},
+        {"memory": Measurement(10.0, "GB/s", 9, 11, 5, here)},
+    )
+    table = layer_times.tabulate({"one image": found}, roof)
+    assert [row[:2] for row in table.rows] == [["one image", layer.name] for layer in found.layers]
+    for row, layer in zip(table.rows, found.layers, strict=True):
+        assert len(row) == len(table.head)
+        assert row[4] == f"{layer.flop_per_byte:.1f}"
+        assert row[-2:] == [f"{10 * layer.flop_per_byte:.0f}", "memory"]
+    assert any("computed" in note for note in table.notes)

@@ -37,9 +37,9 @@ def measure_batches(
         rounds: Turns that each setting gets; None: until the speeds are known to ±5 %, or 10 s.
 
     Raises:
-        ValueError: There are fewer images than the largest batch, or a batch is below 1.
+        ValueError: There is no batch, one is below 1, or the largest has more images than there are.
     """
-    if min(batches) < 1 or max(batches) > len(images):
+    if not batches or min(batches) < 1 or max(batches) > len(images):
         raise ValueError(f"Batches of {list(batches)} images do not fit {len(images)} images.")
     first = {name: values[0] for name, values in over.items()}
     knobs = {BATCH: list(batches), **over}

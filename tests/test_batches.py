@@ -1,0 +1,140 @@
+"""Sweeps over batches: latency, throughput and memory, each beside the smallest batch."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from course_utils import runtimes, sweep
+from course_utils.measure import Measurement, measured_now
+from course_utils.measure.memory import InferenceMemory
+from course_utils.sweep import batches as module
+from course_utils.sweep.batches import BATCH
+
+SIZES = [1, 2, 4, 8]
+
+
+@pytest.fixture
+def planted_memory(monkeypatch):
+    """Let a call of n images seem to need n MiB, and 2 n later; note who was asked about."""
+    asked = []
+
+    def measure_memory(runner, images):
+        asked.append(len(images))
+        sizes = (5 * 2**20, len(images) * 2**20, 2 * len(images) * 2**20)
+        return InferenceMemory(
+            *(Measurement(size, "bytes", size, size, 1, measured_now()) for size in sizes)
+        )
+
+    monkeypatch.setattr(module, "measure_memory", measure_memory)
+    return asked
+
+
+@pytest.fixture
+def measure(make_runner, tiny_split, planted_memory):
+    """Return a function that measures two runners of which one takes twice as long."""
+
+    def at(kind):
+        return make_runner(sleep_s=0.001 if kind == "slow" else 0.0005)
+
+    def measure(**options):
+        options = {"batches": SIZES, "rounds": 10, "images": tiny_split.images} | options
+        return sweep.measure_batches(at, over={"kind": ["slow", "fast"]}, **options)
+
+    return measure
+
+
+def test_the_batch_is_the_first_knob_and_the_smallest_the_baseline(measure):
+    measured = measure()
+    assert measured.knobs == {BATCH: SIZES, "kind": ["slow", "fast"]}
+    assert measured.against == {BATCH: 1, "kind": "slow"}
+
+
+def test_throughput_is_images_over_median_latency(measure):
+    for point in measure().points:
+        batch = point.setting[BATCH]
+        for end, other in (("value", "value"), ("low", "high"), ("high", "low")):
+            expected = 1000 * batch / getattr(point.latency, other)
+            assert getattr(point.throughput, end) == pytest.approx(expected)
+        assert point.throughput.unit == "images/s"
+
+
+def test_memory_is_that_of_the_first_call_and_the_note_has_the_rest(measure, planted_memory):
+    for point in measure().points:
+        batch = point.setting[BATCH]
+        assert (point.memory.value, point.memory.unit) == (batch, "MiB")
+        assert point.memory.note == (
+            f"beside 5.0 MiB for the loaded model; {2 * batch:.1f} MiB in later calls"
+        )
+    assert planted_memory == [size for size in SIZES for _ in range(2)]
+
+
+def test_a_speed_is_that_of_an_image_beside_the_smallest_batch_of_the_same(measure):
+    measured = measure()
+    for kind in ("slow", "fast"):
+        one = measured.point(**{BATCH: 1, "kind": kind})
+        assert one.throughput.note == "images / median latency"
+        eight = measured.point(**{BATCH: 8, "kind": kind})
+        ratio = re.search(r"for each image ([\d.]+)× as fast", eight.throughput.note)
+        gain = eight.throughput.value / one.throughput.value
+        assert float(ratio.group(1)) == pytest.approx(gain, rel=0.3)
+        assert gain > 3  # a call takes as long for eight images as for one, but for noise
+
+
+def test_what_was_measured_is_read_back(measure, planted_memory):
+    first = measure()
+    planted_memory.clear()
+    again = measure()
+    assert planted_memory == []
+    assert [p.metrics for p in again.points] == [p.metrics for p in first.points]
+
+
+def test_other_batches_or_images_are_another_sweep(measure, planted_memory, tiny_split):
+    measure()
+    for options in ({"batches": [1, 3]}, {"images": tiny_split.images[:20]}):
+        planted_memory.clear()
+        measure(**options)
+        assert planted_memory
+
+
+def test_a_point_can_be_measured_again(measure, planted_memory):
+    measured = measure()
+    planted_memory.clear()
+    again = measured.measure_again(**{BATCH: 4, "kind": "fast"})
+    assert planted_memory == [1, 4]  # the smallest batch of the same, and itself
+    assert again.throughput.value == pytest.approx(4000 / again.latency.value)
+
+
+@pytest.mark.parametrize("sizes", [[0, 1], [1, 31], [-1], []])
+def test_batches_that_do_not_fit_are_refused(measure, sizes):
+    with pytest.raises(ValueError, match="do not fit 30 images"):
+        measure(batches=sizes)
+
+
+@pytest.mark.parametrize(
+    ("rates", "knee"),
+    [([100, 200, 300, 310], 4), ([100, 100, 100, 100], 1), ([100, 50, 20, 10], 1)],
+)
+def test_the_knee_is_the_smallest_batch_with_nearly_all_the_throughput(measure, rates, knee):
+    measured = measure()
+    points = []
+    for point in measured.points:
+        rate = rates[SIZES.index(point.setting[BATCH])]
+        metrics = {**point.metrics, "throughput": replace(point.throughput, value=rate)}
+        points.append(replace(point, metrics=metrics))
+    assert sweep.find_knee(replace(measured, points=points), kind="fast") == knee
+
+
+def test_a_real_network_is_measured_in_a_process_of_its_own(tiny_mlp, images):
+    def at(network):
+        return runtimes.build(tiny_mlp, images)
+
+    measured = sweep.measure_batches(
+        at, batches=[1, 40], over={"network": ["MLP"]}, images=images, rounds=10
+    )
+    one, forty = measured.points
+    assert forty.latency.value > one.latency.value
+    assert "of the loaded model" not in forty.memory.note
+    assert all(point.memory.value >= 0 for point in measured.points)
+    assert np.isfinite([point.throughput.value for point in measured.points]).all()

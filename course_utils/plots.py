@@ -166,11 +166,12 @@ def plot_roofline(ax: Axes, roofline: Roofline, points: Sequence[LayerTime] = ()
     for point in points:
         style = {**styles[point.kind], "linestyle": ""}
         ax.plot(point.flop_per_byte, point.gflop_per_s, markersize=5, **style)
+    is_one_kind = len({point.kind for point in points}) == 1
     lowest_first = sorted(points, key=lambda point: point.gflop_per_s)
     heights = np.linspace(0, 1, len(points)) if len(points) > 1 else [0.5]
     for point, height in zip(lowest_first, heights, strict=False):
         ax.annotate(
-            f"{point.name} ({point.kind})",
+            point.name if is_one_kind else f"{point.name} ({point.kind})",
             (point.flop_per_byte, point.gflop_per_s),
             (1.03, height),
             textcoords="axes fraction",

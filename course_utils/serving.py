@@ -138,9 +138,9 @@ class Served:
         return Measurement(value, "ms", low, high, self.answered, self.provenance, note=note)
 
     def __repr__(self) -> str:
-        note = self.percentile(99).note and f"({self.percentile(99).note})"
+        note = self.percentile(99).note
         return (
-            f"p50 {self.p50_ms:.3g}, p95 {self.p95_ms:.3g}, p99 {self.p99_ms:.3g} ms {note}\n"
+            f"p50 {self.p50_ms:.3g}, p95 {self.p95_ms:.3g}, p99 {self.p99_ms:.3g} ms; {note}\n"
             f"{self.arrived} arrived, {self.answered} answered, {self.rejected} rejected,"
             f" {self.unanswered} unanswered; {self.mean_batch:.3g} a call\n{self.provenance}"
         )

@@ -37,7 +37,7 @@ def measure_batches(
         rounds: Turns that each setting gets; None: until the speeds are known to ±5 %, or 10 s.
 
     Raises:
-        ValueError: There is no batch, one is below 1, or the largest has more images than there are.
+        ValueError: There is no batch, or one is below 1 or larger than there are images.
     """
     if not batches or min(batches) < 1 or max(batches) > len(images):
         raise ValueError(f"Batches of {list(batches)} images do not fit {len(images)} images.")

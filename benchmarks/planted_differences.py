@@ -2,30 +2,17 @@
 
     python benchmarks/planted_differences.py [TRIALS]
 
-The neighbour is a process that computes in bursts of random length, on as many cores as there
-are. First a network is compared with itself; then ten calls of it with eleven, which is a
-slowdown of 1.10 by construction. The last lines time the same one after the other, as people do.
+The neighbours are processes that compute in bursts of random length, one for each core. First a
+network is compared with itself; then ten calls of it with eleven, which is a slowdown of 1.10 by
+construction. The last line times the same one after the other, as people do.
 """
 
-import multiprocessing
-import os
 import sys
 import time
 
 import numpy as np
-import psutil
 
 from course_utils import datasets, machine, measure, models, runtimes
-
-
-def disturb(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    matrix = np.ones((300, 300), np.float32)
-    while True:
-        end = time.perf_counter() + random.exponential(0.2)
-        while time.perf_counter() < end:
-            matrix @ matrix
-        time.sleep(random.exponential(0.2))
 
 
 def repeat(runner: runtimes.Runner, calls: int) -> measure.latency.Run:
@@ -55,25 +42,15 @@ def main(trials: int) -> None:
     runner = runtimes.build(lenet, fashion.calibration.images)
     image = fashion.test.images[:1]
     ten, eleven = repeat(runner, 10), repeat(runner, 11)
-    neighbours = [
-        multiprocessing.Process(target=disturb, args=(seed,), daemon=True)
-        for seed in range(os.cpu_count() or 1)
-    ]
-    for neighbour in neighbours:
-        neighbour.start()
     start = time.perf_counter()
-    same = [measure.compare(ten, ten, images=image) for _ in range(trials)]
-    planted = [measure.compare(eleven, ten, images=image) for _ in range(trials)]
-    seconds = (time.perf_counter() - start) / (2 * trials)
-    naive = [time_one_after_the_other(ten, ten, image) for _ in range(trials)]
-    passed = time.perf_counter() - start
-    taken = sum(psutil.Process(neighbour.pid).cpu_times().user for neighbour in neighbours)
-    load = f"{len(neighbours)} neighbours kept {taken / passed:.1f} cores busy"
-    for neighbour in neighbours:
-        neighbour.terminate()
+    with measure.noisy_neighbours():
+        same = [measure.compare(ten, ten, images=image) for _ in range(trials)]
+        planted = [measure.compare(eleven, ten, images=image) for _ in range(trials)]
+        seconds = (time.perf_counter() - start) / (2 * trials)
+        naive = [time_one_after_the_other(ten, ten, image) for _ in range(trials)]
 
     none = sum(not found.says_difference(1) for found in same)
-    print(f"{machine.describe()}; {load}; {seconds:.1f} s a comparison")
+    print(f"{machine.describe()}; {seconds:.1f} s a comparison")
     print(f"A against A: no difference found in {none} of {trials}")
     worst = max(abs(found.speed(1).value - 1) for found in same)
     print(f"  the ratio was off by up to {100 * worst:.1f} %")

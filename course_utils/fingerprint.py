@@ -1,6 +1,7 @@
 """A digest of everything that a measurement depends on, so that a cache knows when it is stale."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import sys
@@ -169,7 +170,9 @@ class _Digest:
 
 def _names(code: CodeType) -> Iterator[str]:
     """Yield the names that a function's code, or code inside it, looks up."""
-    yield from code.co_names
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):  # not those of attributes
+            yield str(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)

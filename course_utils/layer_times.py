@@ -21,7 +21,7 @@ from course_utils.layer_costs import LayerCost, count_costs
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
-from course_utils.roofline import Kind, Roofline
+from course_utils.roofline import Kind, Roofline, find_level
 from course_utils.runtimes.export import unpack
 from course_utils.runtimes.onnx_profile import profile_graph
 from course_utils.runtimes.onnx_runtime import FLOAT_OPERATORS, INT8_OPERATORS
@@ -74,12 +74,14 @@ class LayerTimes:
             ``others_ms``.
         overhead_ms: What the profile adds to each operator, found by the ReLU of a single number;
             it is taken off all times.
+        working_set_bytes: Of all weights, and of the activations at their peak.
     """
 
     layers: Sequence[LayerTime]
     others_ms: Mapping[str, float]
     unmatched: Sequence[str]
     overhead_ms: float
+    working_set_bytes: int
 
 
 def measure_layers(
@@ -105,9 +107,11 @@ def measure_layers(
         raise ValueError(f"{runs} runs on {threads} threads measure nothing; give 1 or more.")
     folded = quantize.fold_batch_norms(model)
     costs: dict[Kind, list[LayerCost]] = {}
+    working_set_bytes: dict[Kind, int] = {}
     for kind, size in BYTES.items():
         counted = count_costs(folded, images, bytes_per_weight=size, bytes_per_activation=size)
         costs[kind] = [cost for cost in counted.layers if cost.macs]
+        working_set_bytes[kind] = counted.weight_bytes + counted.peak_activation_bytes
     exported = unpack(runtimes.build(folded, images, threads=threads).artefact)
     with timing_lock():
         meter = LoadMeter()
@@ -134,11 +138,16 @@ def measure_layers(
     missing = Counter(cost.name for cost in costs["fp32"])
     missing.subtract(layer.name for layer in layers)
     most_first = dict(sorted(others_ms.items(), key=lambda item: -item[1]))
-    return LayerTimes(layers, most_first, list(missing.elements()), overhead_ms)
+    kinds = [layer.kind for layer in layers]
+    held = working_set_bytes["int8" if "int8" in kinds else "fp32"]
+    return LayerTimes(layers, most_first, list(missing.elements()), overhead_ms, held)
 
 
 def tabulate(cases: Mapping[str, LayerTimes], roofline: Roofline) -> Table:
     """Return the layers beside the roof that stands over each of them.
+
+    A network that runs over and over finds its weights and activations in the smallest cache that
+    holds them all; that level's bandwidth makes the roof.
 
     Args:
         cases: What ran, by a name for it.
@@ -147,21 +156,22 @@ def tabulate(cases: Mapping[str, LayerTimes], roofline: Roofline) -> Table:
     head = ["", "layer", "operator", "10⁶ operations", "operations / byte", "ms", "10⁹/s reached"]
     rows = [
         [
-            case,
+            case if number == 0 else "",
             layer.name,
             layer.operator,
-            f"{layer.flop / 1e6:.2f}",
+            f"{layer.flop / 1e6:.3g}",
             f"{layer.flop_per_byte:.1f}",
             f"{layer.latency.value:.3f}",
-            f"{layer.gflop_per_s:.0f}",
-            f"{roofline.attainable(layer.flop_per_byte, layer.kind):.0f}",
-            roofline.bound(layer.flop_per_byte, layer.kind),
+            f"{layer.gflop_per_s:.3g}",
+            f"{roofline.attainable(layer.flop_per_byte, layer.kind, level):.3g}",
+            f"{roofline.bound(layer.flop_per_byte, layer.kind, level)} ({level})",
         ]
         for case, found in cases.items()
-        for layer in found.layers
+        for level in [find_level(found.working_set_bytes)]
+        for number, layer in enumerate(found.layers)
     ]
     origins = {str(layer.latency.provenance): 0 for one in cases.values() for layer in one.layers}
-    counted = "operations and bytes are computed from the shapes; the roof: bytes from memory"
+    counted = "operations and bytes are computed from the shapes"
     return Table([*head, "roof", "bound by"], rows, [*origins, counted])
 
 

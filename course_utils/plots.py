@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,82 +136,67 @@ def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Histogram | None) 
     return figure
 
 
-def plot_roofline(ax: Axes, roofline: Roofline, points: Sequence[LayerTime] = ()) -> Axes:
-    """Draw the roofs of a machine, and layers below them, their names beside the axes.
+def plot_roofline(
+    ax: Axes,
+    roofline: Roofline,
+    layers: Mapping[str, Sequence[LayerTime]] | None = None,
+    named: Collection[str] = (),
+) -> Axes:
+    """Draw the roofs of a machine, and layers below them.
 
     Args:
         ax: Where to draw; both axes become logarithmic.
         roofline: A flat roof for each kind of arithmetic, shaded from the lower to the upper end of
             its spread, and a slope for each bandwidth.
-        points: Layers as they ran; a marker for each kind.
+        layers: As they ran, in groups: a colour and marker for each.
+        named: Layers whose names stand beside them.
     """
+    groups = dict(layers or {})
     peaks = {kind: peak.value for kind, peak in roofline.peaks.items()}
     highest, fastest = max(peaks.values()), max(roofline.bandwidths.values(), key=lambda m: m.value)
     ridges = [roofline.ridge(kind, level) for kind in peaks for level in roofline.bandwidths]
-    intensities = [point.flop_per_byte for point in points]
+    intensities = [layer.flop_per_byte for group in groups.values() for layer in group]
     left, right = min(ridges + intensities) / 3, max(ridges + intensities) * 3
-    styles = dict(zip(peaks, STYLES, strict=False))
-    for kind, peak in peaks.items():
+    for (kind, peak), dash in zip(peaks.items(), ("-", "--"), strict=False):
         label = f"{kind}: {peak:.3g} {roofline.peaks[kind].unit}"
         roof = [peak / fastest.value, right], [peak, peak]
-        ax.plot(*roof, label=label, **{**styles[kind], "marker": ""})
+        ax.plot(*roof, color="#000000", linestyle=dash, label=label)
         band = roofline.peaks[kind].low, roofline.peaks[kind].high
-        ax.fill_between(roof[0], *band, color=styles[kind]["color"], alpha=0.15, linewidth=0)
-    for (level, bandwidth), width in zip(
-        roofline.bandwidths.items(), (2.0, 1.4, 0.8), strict=False
-    ):
+        ax.fill_between(roof[0], *band, color="#000000", alpha=0.1, linewidth=0)
+    slopes = zip(roofline.bandwidths.items(), (2.0, 1.2, 0.6), strict=False)
+    for (level, bandwidth), width in slopes:
         slope = np.array([left, highest / bandwidth.value])
         label = f"{level}: {bandwidth.value:.3g} {bandwidth.unit}"
-        ax.plot(slope, bandwidth.value * slope, color="#555555", linewidth=width, label=label)
-    for point in points:
-        style = {**styles[point.kind], "linestyle": ""}
-        ax.plot(point.flop_per_byte, point.gflop_per_s, markersize=5, **style)
-    is_one_kind = len({point.kind for point in points}) == 1
-    lowest_first = sorted(points, key=lambda point: point.gflop_per_s)
-    heights = np.linspace(0, 1, len(points)) if len(points) > 1 else [0.5]
-    for point, height in zip(lowest_first, heights, strict=False):
-        ax.annotate(
-            point.name if is_one_kind else f"{point.name} ({point.kind})",
-            (point.flop_per_byte, point.gflop_per_s),
-            (1.03, height),
-            textcoords="axes fraction",
-            fontsize="x-small",
-            verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#999999"},
-        )
+        ax.plot(slope, bandwidth.value * slope, color="#777777", linewidth=width, label=label)
+    for (name, group), style in zip(groups.items(), itertools.cycle(STYLES)):
+        places = [(layer.flop_per_byte, layer.gflop_per_s) for layer in group]
+        ax.plot(*zip(*places, strict=True), label=name, **{**style, "linestyle": ""})
+        for layer, place in zip(group, places, strict=True):
+            if layer.name in named:
+                ax.annotate(layer.name, place, (5, -11), textcoords="offset points", size="small")
     ax.set(xscale="log", yscale="log", xlim=(left, right))
     ax.set_xlabel("operations for each byte moved")
     ax.set_ylabel("billion operations a second")
-    ax.legend(frameon=False, fontsize="x-small")
+    ax.legend(frameon=False, fontsize="small", loc="lower right")
     return ax
 
 
-def plot_bars(
-    ax: Axes, values: Mapping[str, float], unit: str, *, least_share: float = 0.0
-) -> Axes:
+def plot_bars(ax: Axes, values: Mapping[str, float], unit: str) -> Axes:
     """Draw a horizontal bar for each value, the largest on top, with its number.
 
     Args:
         ax: Where to draw.
         values: By name, 0 or more.
         unit: Of the values.
-        least_share: Of their sum; what is smaller is gathered as "others", at the bottom.
 
     Raises:
         ValueError: There are no values, or one is negative or no number.
     """
     if not values or not all(value >= 0 for value in values.values()):
         raise ValueError(f"Bars need values of 0 or more, at least one; these are {dict(values)}.")
-    total = sum(values.values())
-    shown = {name: value for name, value in values.items() if value >= least_share * total}
-    small = [value for name, value in values.items() if name not in shown]
-    bars = sorted(shown.items(), key=lambda item: -item[1])
-    if small:
-        bars.append((f"{len(small)} others", sum(small)))
+    bars = sorted(values.items(), key=lambda item: -item[1])
     places = np.arange(len(bars))
     drawn = ax.barh(places, [value for _, value in bars], color=STYLES[0]["color"])
-    if small:
-        drawn.patches[-1].set(facecolor="#999999", hatch="//")
     ax.bar_label(drawn, [f"{value:.3g}" for _, value in bars], padding=3, fontsize="small")
     ax.set_yticks(places, [name for name, _ in bars])
     ax.invert_yaxis()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,12 +34,14 @@ UNITS: dict[Kind, str] = {"fp32": "GFLOP/s", "int8": "GOP/s"}
 PRODUCTS = {
     "a product of 256×256 matrices": ((256, 256), (256, 256)),
     "a product of 512×512 matrices": ((512, 512), (512, 512)),
+    "a product of 64×1024 by 1024×1024": ((64, 1024), (1024, 1024)),
     "a 3×3 convolution of 64 channels of 28×28": ((1, 64, 28, 28), (64, 64, 3, 3)),
     "a 3×3 convolution of 128 channels of 14×14": ((1, 128, 14, 14), (128, 128, 3, 3)),
     "a 3×3 convolution of 128 channels of 28×28": ((1, 128, 28, 28), (128, 128, 3, 3)),
 }
 MEMORY_BYTES = 2**28  # more than all but the largest servers' caches hold
 USUAL_L2_BYTES = 2**20  # where the system does not tell
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # where Linux tells
 LARGEST_CALL_BYTES = 2**24  # small arrays are walked through several times in a call
 LEAST_ROUNDS, SECONDS = 5, 0.5
 
@@ -136,12 +139,27 @@ def level_bytes(threads: int = 1) -> dict[Level, int]:
     Half of the second-level cache fits in it; four times as much does not, but fits in the last
     one, if there is another.
     """
-    l2_bytes = int(torch.cpu.get_capabilities().get("l2_cache_size") or USUAL_L2_BYTES)
+    l2_bytes = cache_bytes()[0]
     return {
         "memory": MEMORY_BYTES,
         "large cache": 4 * l2_bytes * threads,
         "small cache": l2_bytes // 2 * threads,
     }
+
+
+def cache_bytes() -> tuple[int, int]:
+    """Return the sizes of the second-level cache and of the last one; 0 where that is not told."""
+    l2_bytes = int(torch.cpu.get_capabilities().get("l2_cache_size") or USUAL_L2_BYTES)
+    told = [path.read_text().strip() for path in CACHES.glob("index3/size")]
+    return l2_bytes, int(told[0].removesuffix("K")) * 1024 if told else 0
+
+
+def find_level(working_set_bytes: float) -> Level:
+    """Return where bytes lie that are used over and over, by the sizes of the caches."""
+    l2_bytes, last_bytes = cache_bytes()
+    if working_set_bytes <= l2_bytes:
+        return "small cache"
+    return "large cache" if working_set_bytes <= last_bytes else "memory"
 
 
 def build_product(
@@ -222,6 +240,8 @@ def _time_arrays(size_bytes: int, threads: int) -> dict[str, np.ndarray]:
         )
     moved = walks * threads * 2 * length * 4 / 1e9  # both arrays: read, or one written
     of = f"{size_bytes / 2**20:.3g} MiB"
+    if size_bytes == MEMORY_BYTES and cache_bytes()[1] > size_bytes // 2:
+        of += f", part of it perhaps in a cache of {cache_bytes()[1] / 2**20:.3g} MiB"
     return {f"{name} {of}": moved / taken for name, taken in seconds.items()}
 
 

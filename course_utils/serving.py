@@ -19,6 +19,7 @@ from course_utils.measure.load import LoadMeter
 from course_utils.measure.timing_lock import timing_lock
 from course_utils.measure.turns import Run, no_garbage_collection, warm_up
 
+CAPACITY = 128  # requests that can queue
 CONFIDENCE = 0.95  # of the interval of a percentile
 STRETCHES = 20
 
@@ -178,7 +179,7 @@ def serve(
     *,
     most: int = 1,
     wait_ms: float = 0.0,
-    capacity: int = 128,
+    capacity: int = CAPACITY,
     patience_s: float = 5.0,
 ) -> Served:
     """Answer requests as they come, in real time, and note how long each of them took.

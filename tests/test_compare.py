@@ -224,14 +224,14 @@ def test_the_more_precise_the_more_rounds(on):
 
 
 @pytest.mark.parametrize("call_ms", [0.01, 1.0, 400.0])
-def test_it_does_not_end_before_ten_rounds_and_a_second(on, call_ms):
+def test_it_does_not_end_before_twenty_rounds_and_a_second(on, call_ms):
     machine = on(Machine())
     begun_s = []
     pair = [machine.runner(call_ms) for _ in range(2)]
     note_time = lambda _: begun_s.append(machine.now_s)  # noqa: E731
     compared = compare(*pair, images=IMAGE, limit_s=20, on_round=note_time)
     assert compared.ended == "precise"
-    assert len(begun_s) == len(compared.times_ms[0]) >= 10
+    assert len(begun_s) == len(compared.times_ms[0]) >= 20
     rounds_s = len(begun_s) / (len(begun_s) - 1) * (begun_s[-1] - begun_s[0])
     assert rounds_s >= 1 - 1e-9
 
@@ -385,7 +385,8 @@ def test_an_exception_in_the_middle_ends_it_and_all_is_free(on, error, where):
         if where == "on_round":
             raise error("in the middle")
 
-    with pytest.raises(error, match="in the middle"):
+    told = ValueError if (where, error) == ("a timed call", RuntimeError) else error
+    with pytest.raises(told, match="in the middle"):
         compare(run, run, images=IMAGE, on_round=on_round)
     assert_all_is_free()
 

@@ -385,3 +385,12 @@ def test_partial_functions_of_the_course_count_with_their_arguments(tiny_resnet)
     )
     assert first == same
     assert first != other
+
+
+def test_a_global_with_the_name_of_an_attribute_does_not_count():
+    names = run_cell("import math\ndef at(x): return math.sqrt(x)")
+    before = of(names["at"])
+    names["sqrt"] = threading.Lock()  # has no content to digest, and is not what is called
+    assert of(names["at"]) == before
+    names["math"] = np
+    assert of(names["at"]) != before

@@ -1,5 +1,7 @@
 """Layer times: every layer finds its operator, and what is left is said."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from course_utils import layer_times, models, quantize
 from course_utils.layer_costs import count_costs
 from course_utils.layer_times import match_layers, measure_layers
 from course_utils.measure import Measurement, Provenance
-from course_utils.roofline import Roofline
+from course_utils.roofline import Level, Roofline
 from course_utils.runtimes.export import export_onnx
 from course_utils.runtimes.onnx_profile import profile_graph
 
@@ -151,12 +153,13 @@ def test_the_table_has_a_row_for_each_layer_with_its_own_roof(tiny_mlp, images):
     here = Provenance("measured", "a planted machine")
     roof = Roofline(
         {"fp32": Measurement(100.0, "GFLOP/s", 90, 110, 5, here)},
-        {"memory": Measurement(10.0, "GB/s", 9, 11, 5, here)},
+        dict.fromkeys(get_args(Level), Measurement(10.0, "GB/s", 9, 11, 5, here)),
     )
     table = layer_times.tabulate({"one image": found}, roof)
-    assert [row[:2] for row in table.rows] == [["one image", layer.name] for layer in found.layers]
+    assert [row[0] for row in table.rows] == ["one image", "", ""]
+    assert [row[1] for row in table.rows] == [layer.name for layer in found.layers]
     for row, layer in zip(table.rows, found.layers, strict=True):
         assert len(row) == len(table.head)
         assert row[4] == f"{layer.flop_per_byte:.1f}"
-        assert row[-2:] == [f"{10 * layer.flop_per_byte:.0f}", "memory"]
+        assert row[-2:] == [f"{10 * layer.flop_per_byte:.3g}", "memory (small cache)"]
     assert any("computed" in note for note in table.notes)

@@ -6,6 +6,7 @@ import math
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -969,3 +970,25 @@ def test_without_a_kernel_the_quiz_shows_its_questions(quiz):
     assert data["text/plain"] == "Quantization: 2 questions. Run the cell to answer them."
     assert "How many &lt;integers&gt;?" in data["text/html"]
     assert "<li>15</li>" in data["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"bits": 1}, "1 bit"),
+        ({"bits": 2}, "2 bits"),
+        ({"images a call": 1, "network": "MLP"}, "1 image a call, MLP"),
+        ({"images a call": 32}, "32 images a call"),
+        ({"% load": 1}, "1 % load"),
+    ],
+)
+def test_one_of_something_is_said_in_the_singular(setting, said):
+    assert describe_setting(setting) == said
+
+
+@pytest.mark.parametrize(("count", "is_told"), [(99, False), (100, True)])
+def test_a_tail_is_told_of_a_hundred_runs_and_more(count, is_told):
+    point = plant_point({"bits": 4}, 90.0, 1.0, 1000)
+    latency = replace(point.latency, count=count)
+    card = make_cards(replace(point, metrics={**point.metrics, "latency": latency}), point, {})[1]
+    assert ("95 % at most" in card.note) == is_told

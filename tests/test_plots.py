@@ -297,7 +297,7 @@ def named_lines(ax) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def test_a_roofline_has_a_flat_roof_a_kind_and_a_slope_a_level():
     (ax,) = plots.new_axes()
-    assert plots.plot_roofline(ax, plant_roofline(), plant_layers()) is ax
+    assert plots.plot_roofline(ax, plant_roofline()) is ax
     lines = named_lines(ax)
     assert list(lines) == [
         "fp32: 100 GFLOP/s", "int8: 400 GOP/s", "memory: 10 GB/s", "small cache: 50 GB/s"
@@ -315,28 +315,29 @@ def test_a_roofline_has_a_flat_roof_a_kind_and_a_slope_a_level():
     assert ax.get_ylabel() == "billion operations a second"
 
 
-def test_layers_are_points_with_a_marker_for_their_kind_and_a_name():
+def test_layers_are_points_with_a_marker_for_their_group():
     (ax,) = plots.new_axes()
-    plots.plot_roofline(ax, plant_roofline(), plant_layers())
+    stem, head = plant_layers()
+    plots.plot_roofline(ax, plant_roofline(), {"one": [stem], "two": [head, head]}, named=["head"])
     points = [line for line in ax.get_lines() if line.get_linestyle() == "None"]
-    assert [(float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points] == [
-        (10.0, pytest.approx(20.0)),
-        (0.5, pytest.approx(2.0)),
-    ]
+    assert [list(p.get_xdata()) for p in points] == [[10.0], [0.5, 0.5]]
+    assert [list(p.get_ydata()) for p in points] == [
+        [pytest.approx(20.0)], [pytest.approx(2.0), pytest.approx(2.0)]
+    ]  # fmt: skip
+    assert [p.get_label() for p in points] == ["one", "two"]
     assert len({point.get_marker() for point in points}) == 2
     assert len({point.get_color() for point in points}) == 2
-    assert [text.get_text() for text in ax.texts] == ["head (int8)", "stem (fp32)"]
-    assert [text.xy for text in ax.texts] == [(0.5, pytest.approx(2)), (10, pytest.approx(20))]
+    assert [text.get_text() for text in ax.texts] == ["head", "head"]
+    assert [text.xy for text in ax.texts] == [(0.5, pytest.approx(2))] * 2
     left, right = ax.get_xlim()
     assert left < 0.5 < 10.0 < right
     assert plots.figure_png(ax.figure).startswith(PNG)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_roofline_needs_no_points(count):
+def test_a_roofline_needs_no_layers():
     (ax,) = plots.new_axes()
-    plots.plot_roofline(ax, plant_roofline(), plant_layers()[:count])
-    assert len(ax.texts) == count
+    plots.plot_roofline(ax, plant_roofline())
+    assert len(ax.texts) == 0
     assert plots.figure_png(ax.figure).startswith(PNG)
 
 
@@ -352,14 +353,6 @@ def test_bars_stand_with_the_largest_on_top_and_their_numbers_beside_them():
     assert ax.yaxis_inverted()
     assert [text.get_text() for text in ax.texts] == ["3.25", "1", "0"]
     assert ax.get_xlabel() == "ms"
-
-
-def test_small_bars_are_gathered_at_the_bottom_and_look_different():
-    (ax,) = plots.new_axes()
-    values = {"tiny": 4.0, "large": 50.0, "small": 6.0, "middle": 40.0}
-    plots.plot_bars(ax, values, "ms", least_share=0.1)
-    assert list(bar_lengths(ax).items()) == [("large", 50), ("middle", 40), ("2 others", 10)]
-    assert [bar.get_hatch() for bar in ax.patches] == [None, None, "//"]
 
 
 @pytest.mark.parametrize("values", [{}, {"a": -1.0}, {"a": float("nan")}])

@@ -114,7 +114,7 @@ def test_an_int8_product_is_the_product_of_its_bytes():
 
 def test_a_product_s_work_is_two_operations_a_multiply_add(each_takes_a_second):
     rates = roofline._time_products("fp32", 1)
-    products = [2 * 256**3, 2 * 512**3]
+    products = [2 * 256**3, 2 * 512**3, 2 * 64 * 1024**2]
     convolutions = [(28, 64), (14, 128), (28, 128)]
     counted = products + [2 * size**2 * 9 * channels**2 for size, channels in convolutions]
     assert [found[0] for found in rates.values()] == pytest.approx([n / 1e9 for n in counted])
@@ -194,3 +194,27 @@ def test_a_roofline_is_measured_while_the_machine_is_held(monkeypatch, threads):
 def test_a_roofline_needs_a_thread(threads):
     with pytest.raises(ValueError, match="threads can compute nothing"):
         measure_roofline(threads)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "level"),
+    [(1, "small cache"), (2**20, "small cache"), (2**20 + 1, "large cache"),
+     (2**25, "large cache"), (2**25 + 1, "memory")],
+)  # fmt: skip
+def test_bytes_lie_in_the_smallest_cache_that_holds_them(monkeypatch, size_bytes, level):
+    monkeypatch.setattr(roofline, "cache_bytes", lambda: (2**20, 2**25))
+    assert roofline.find_level(size_bytes) == level
+
+
+def test_without_a_word_on_the_last_cache_bytes_lie_in_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(roofline, "CACHES", tmp_path)
+    l2_bytes, last_bytes = roofline.cache_bytes()
+    assert last_bytes == 0
+    assert roofline.find_level(l2_bytes + 1) == "memory"
+
+
+def test_the_last_cache_is_read_where_linux_tells_it(monkeypatch, tmp_path):
+    (tmp_path / "index3").mkdir()
+    (tmp_path / "index3" / "size").write_text("32768K\n")
+    monkeypatch.setattr(roofline, "CACHES", tmp_path)
+    assert roofline.cache_bytes()[1] == 2**25

@@ -58,7 +58,11 @@ function lineChart(chart, spec, value, guess) {
   }
   const lines = chart.lines.map(({ column, style, label }) => {
     const groups = [...Array(choices).keys()].map((choice) => {
-      const at = (end) => (i) => `${px(i).toFixed(1)},${place(value(i * choices + choice, column, end)).toFixed(1)}`;
+      const number = (i, end) => {
+        const [whole, spread] = [0, end].map((which) => value(i * choices + choice, column, which));
+        return Number.isFinite(spread) ? spread : whole; // an end that is not known is not drawn
+      };
+      const at = (end) => (i) => `${px(i).toFixed(1)},${place(number(i, end)).toFixed(1)}`;
       const band = [...points.map(at(1)), ...points.map(at(2)).reverse()];
       const group = make("g", { class: `im-${style}` },
         make("path", { d: `M${band.join("L")}Z`, class: "im-band" }),

@@ -97,8 +97,8 @@ def _note(metric: str, point: Point, baseline: Point) -> str:
     elif metric == "latency":
         digits = count_digits(found.value)
         notes = [
-            f"half of {found.count} runs took {found.low:.{digits}f}–{found.high:.{digits}f} ms,"
-            f" 95 % at most {found.p95:.{digits}f}"
+            f"half of {found.count} runs took {found.low:.{digits}f}–{found.high:.{digits}f} ms"
+            + f", 95 % at most {found.p95:.{digits}f}" * (found.count >= 100)
         ]
         if compared and "speed" in point.metrics:
             notes.append(point.speed.describe_speed())

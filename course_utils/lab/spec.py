@@ -214,16 +214,16 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
         column += len(lines)
         measured = [point.metrics[metric] for point in sweep.points for metric in chart.metrics]
         rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
-        scale = _log_axis(measured) if chart.is_log else _axis(measured)
+        ends = _finite_ends(measured) + ([chart.rule[0]] if chart.rule else [])
+        scale = _log_axis(ends) if chart.is_log else _axis(ends)
         found.append({"title": chart.title, "isLog": chart.is_log, "rule": rule, **scale})
         found[-1]["lines"] = lines
     return found
 
 
-def _axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _axis(ends: Sequence[float]) -> dict[str, Any]:
     """Return the scale of a chart: from 0 to a tick above the highest value."""
-    highest = max(_finite_ends(measurements))
-    ticks = MaxNLocator(4).tick_values(0, highest)
+    ticks = MaxNLocator(4).tick_values(0, max(ends))
     return {
         "low": float(ticks[0]),
         "high": float(ticks[-1]),
@@ -231,9 +231,8 @@ def _axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def _log_axis(measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _log_axis(ends: Sequence[float]) -> dict[str, Any]:
     """Return the scale of a chart in powers of ten, that all values stand on."""
-    ends = _finite_ends(measurements)
     low = math.floor(math.log10(min(end for end in ends if end > 0)))
     high = math.ceil(math.log10(max(ends)))
     ticks = range(low, max(high, low + 1) + 1)
@@ -250,10 +249,11 @@ def _finite_ends(measurements: Sequence[Measurement]) -> list[float]:
 
 
 def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
+    known = sweep.point(**sweep.experiment.baseline_of(predict.setting, sweep.against))
     return {
         "point": sweep.points.index(predict),
         "setting": describe_setting(predict.setting),
-        "known": f"With {describe_setting(sweep.against)}: {_tell(sweep.baseline, asked)}."
+        "known": f"With {describe_setting(known.setting)}: {_tell(known, asked)}."
         f" Move {'every' if len(asked) > 1 else 'the'} slider.",
         "measured": _tell(predict, asked, with_speed="latency" in asked),
         "fields": [{"name": metric, **_field(sweep, metric)} for metric in asked],

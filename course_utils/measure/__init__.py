@@ -22,9 +22,11 @@ from course_utils.measure.memory import (
     count_training_bytes,
     measure_memory,
 )
+from course_utils.measure.neighbours import noisy_neighbours
 
 __all__ = [
     "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_speed",
     "count_inference_bytes", "count_training_bytes", "find_right", "measure_accuracy",
-    "measure_memory", "measured_now", "run_stages", "summarize_accuracy", "summarize_latency",
+    "measure_memory", "measured_now", "noisy_neighbours", "run_stages", "summarize_accuracy",
+    "summarize_latency",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 MOST_CALLS, TURN_MS = 9, 10.0  # a turn has so many calls, fewer if they take longer than this
-LONG_MS = 100.0
+THRICE_MS, LONG_MS = 25.0, 100.0
 WARM_UP_CALLS = 3
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -61,7 +61,8 @@ def calls_in_a_turn(call_ms: float) -> int:
     The median of an even number of times is the mean of two: where the times are skewed it lies
     higher, and two equal runners, of which one just fits a call more into a turn, would differ.
     """
-    calls = int(min(max(TURN_MS / max(call_ms, 1e-3), 1), MOST_CALLS))
+    least = 3 if call_ms < THRICE_MS else 1
+    calls = int(min(max(TURN_MS / max(call_ms, 1e-3), least), MOST_CALLS))
     return calls - (calls % 2 == 0)
 
 
@@ -81,6 +82,8 @@ def round_ms(calls_ms: Sequence[float]) -> float:
 
 def warm_up(run: Run, batch: np.ndarray, name: str) -> float:
     """Call a runner a few times, check what it returns; return how long the fastest took."""
+    if len(batch) == 0:
+        raise ValueError(f"Nothing was timed: there are no images for {name!r}.")
     fastest_ms = math.inf
     for _ in range(WARM_UP_CALLS):
         start = time.perf_counter()
@@ -93,7 +96,7 @@ def warm_up(run: Run, batch: np.ndarray, name: str) -> float:
         fastest_ms = min(fastest_ms, 1000 * (time.perf_counter() - start))
     try:
         output = np.asarray(output, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last: a tensor that records gradients
         raise ValueError(f"Nothing was timed: {name!r} returned no array of numbers.") from None
     if output.shape[:1] != (len(batch),):
         raise ValueError(

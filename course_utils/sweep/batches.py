@@ -25,9 +25,9 @@ def measure_batches(
 ) -> Sweep:
     """Measure calls of several sizes at every combination of the other knobs' values.
 
-    The metrics of a point are latency of a call, throughput (images a second) and memory (what
-    the first call adds to the loaded model at its peak, in a fresh process). Each is compared
-    with the smallest batch at the same other values.
+    The metrics of a point are latency of a call, throughput (images a second), memory (the most
+    that calls add to the loaded model, in a fresh process) and gain: how many times as fast each
+    image is as in the smallest batch at the same other values, measured in turns.
 
     Args:
         at: Takes one value for each of the other knobs, by name, and returns the runner.
@@ -41,7 +41,7 @@ def measure_batches(
     """
     if not batches or min(batches) < 1 or max(batches) > len(images):
         raise ValueError(f"Batches of {list(batches)} images do not fit {len(images)} images.")
-    first = {name: values[0] for name, values in over.items()}
+    first = {name: next(iter(values), None) for name, values in over.items()}
     knobs = {BATCH: list(batches), **over}
     return run(Batches(at, images), knobs, {BATCH: min(batches), **first}, rounds=rounds)
 
@@ -60,8 +60,8 @@ class Batches(Experiment):
     def about(self) -> str:
         """What the memory is, and what a speed is compared with."""
         return (
-            "memory of the first call of a fresh process each; the speed with its 99 % interval,"
-            " beside the smallest batch of the same"
+            "memory of the first calls of a fresh process each; the gain, with its 99 % interval,"
+            " is beside the smallest batch of the same"
         )
 
     @property
@@ -95,7 +95,7 @@ class Batches(Experiment):
         speed = compare_speed(found.times_ms / batch, baseline.times_ms, found.measured)
         note = "images / median latency"
         if batch != baseline.facts["batch"]:
-            note += f"; for each image {speed.describe_speed()}"
+            note += f"; each image {speed.describe_speed()}"
         throughput = Measurement(
             1000 * batch / latency.value,
             "images/s",
@@ -108,20 +108,24 @@ class Batches(Experiment):
         first, later, model = (
             found.facts[f"{what}_bytes"] / 2**20 for what in ("first", "later", "model")
         )
-        beside = f"beside {model:.1f} MiB for the loaded model; {later:.1f} MiB in later calls"
-        memory = Measurement(first, "MiB", first, first, 1, found.measured, note=beside)
-        return {"latency": latency, "throughput": throughput, "memory": memory}
+        most = max(first, later)
+        beside = f"beside {model:.1f} MiB for the loaded model; first call {first:.1f} MiB"
+        memory = Measurement(most, "MiB", most, most, 1, found.measured, note=beside)
+        metrics = {"latency": latency, "throughput": throughput, "memory": memory}
+        return {**metrics, "gain": speed}
 
 
 def find_knee(sweep: Sweep, **others: Any) -> int:
-    """Return the smallest batch with at least 90 % of the highest throughput.
+    """Return the smallest batch with at least 90 % of the highest gain; the first if none is sure.
 
-    Beyond it a larger batch costs latency and memory, and gains next to nothing.
+    Beyond it a larger batch costs latency and memory, and gains next to nothing. Gains whose
+    interval holds 1 are none.
 
     Args:
         sweep: From ``measure_batches``.
         others: A value for each of the other knobs.
     """
-    points = [sweep.point(**{BATCH: batch}, **others) for batch in sweep.knobs[BATCH]]
-    enough = 0.9 * max(point.throughput.value for point in points)
-    return min(int(p.setting[BATCH]) for p in points if p.throughput.value >= enough)
+    gains = {batch: sweep.point(**{BATCH: batch}, **others).gain for batch in sweep.knobs[BATCH]}
+    sure = {batch: gain.value for batch, gain in gains.items() if gain.low > 1}
+    enough = 0.9 * max(sure.values(), default=0)
+    return min((int(batch) for batch, gain in sure.items() if gain >= enough), default=min(gains))

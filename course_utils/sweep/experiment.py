@@ -63,10 +63,12 @@ class Experiment(ABC):
     Attributes:
         counting: What ``count`` does, for the progress bar.
         titles: Names of metrics on a panel, where they are not the metric's own.
+        is_compared: Whether the metrics of a setting depend on those of its baseline.
     """
 
     counting: ClassVar[str] = "counting"
     titles: ClassVar[Mapping[str, str]] = {}
+    is_compared: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -61,22 +61,23 @@ class Sweep:
     def measure_again(self, **setting: Any) -> Point:
         """Return a point measured afresh, in turns with the baseline."""
         self.point(**setting)  # so that a setting that does not exist is named
-        settings = [self.experiment.baseline_of(setting, self.against), setting]
-        runners = [self.experiment.prepare(one) for one in settings]
+        experiment = self.experiment
+        settings = [experiment.baseline_of(setting, self.against), setting]
+        if not experiment.is_compared:
+            settings = [setting]
+        runners = [experiment.prepare(one) for one in settings]
         facts = [
-            self.experiment.facts_at(one, runner)
-            for one, runner in zip(settings, runners, strict=True)
+            experiment.facts_at(one, runner) for one, runner in zip(settings, runners, strict=True)
         ]
-        batches = [self.experiment.batch_of(one) for one in settings]
-        if any(batch is None for batch in batches):
-            baseline, found = (Finding(one, np.empty((0, 0)), measured_now()) for one in facts)
-        else:
+        batches = [experiment.batch_of(one) for one in settings]
+        found = [Finding(one, np.empty((0, 0)), measured_now()) for one in facts]
+        if not any(batch is None for batch in batches):
             timed = compare(*runners, images=_all_of(batches), limit_s=AGAIN_LIMIT_S)
-            baseline, found = (
-                Finding(one, timed.times_ms[index], timed.provenance)
-                for index, one in enumerate(facts)
-            )
-        return self.experiment.point(setting, found, baseline)
+            found = [
+                Finding(one, times_ms, timed.provenance)
+                for one, times_ms in zip(facts, timed.times_ms, strict=True)
+            ]
+        return experiment.point(setting, found[-1], found[0])
 
 
 def run(
@@ -106,6 +107,8 @@ def run(
     """
     knobs = {name: list(values) for name, values in over.items()}
     settings = [dict(zip(knobs, row, strict=True)) for row in itertools.product(*knobs.values())]
+    if any(len(values) > len(set(values)) for values in knobs.values()):
+        raise ValueError(f"A value of a knob stands there twice: {knobs}.")
     if dict(against) not in settings:
         raise ValueError(f"against={dict(against)} is none of the settings of {knobs}.")
     here = machine.describe()

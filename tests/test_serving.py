@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from course_utils import serving
 from course_utils.measure import Provenance
-from course_utils.serving import Served, draw_arrivals, find_interval_ranks, measure_capacity, serve
+from course_utils.measure.percentiles import count_independent, find_interval_ranks
+from course_utils.serving import Served, draw_arrivals, measure_capacity, serve
 
 PROVENANCE = Provenance("computed", "a test")
 IMAGES = np.arange(5, dtype=np.float32)[:, None]
@@ -413,7 +414,7 @@ def test_intervals_hold_the_true_percentile_as_often_as_they_say(count, share):
 
 def test_independent_requests_count_in_full_or_nearly():
     random = np.random.default_rng(0)
-    counts = [serving.count_independent(random.uniform(size=2000) < 0.1) for _ in range(200)]
+    counts = [count_independent(random.uniform(size=2000) < 0.1) for _ in range(200)]
     assert max(counts) <= 2000
     assert np.median(counts) > 1500
 
@@ -422,16 +423,16 @@ def test_independent_requests_count_in_full_or_nearly():
 def test_requests_that_are_late_together_count_as_one(together):
     random = np.random.default_rng(0)
     counts = [
-        serving.count_independent(np.repeat(random.uniform(size=4000 // together) < 0.1, together))
+        count_independent(np.repeat(random.uniform(size=4000 // together) < 0.1, together))
         for _ in range(200)
     ]
     assert np.median(counts) == pytest.approx(4000 / together, rel=0.2)
 
 
 def test_one_request_or_equal_ones_have_a_count():
-    assert serving.count_independent(np.array([False])) == 1
-    assert serving.count_independent(np.zeros(7, bool)) == 7
-    assert serving.count_independent(np.arange(1000) < 500) < 30
+    assert count_independent(np.array([False])) == 1
+    assert count_independent(np.zeros(7, bool)) == 7
+    assert count_independent(np.arange(1000) < 500) < 30
 
 
 @pytest.mark.parametrize(("load", "percent"), [(0.5, 50), (0.5, 99), (0.75, 50)])

@@ -9,6 +9,7 @@ import numpy as np
 
 from course_utils import serving
 from course_utils.measure import Measurement
+from course_utils.measure.percentiles import count_independent
 from course_utils.runtimes.runner import Runner
 from course_utils.sweep.experiment import Experiment, Finding, Setting
 from course_utils.sweep.sweep import Sweep, run
@@ -132,7 +133,7 @@ class Loads(Experiment):
         )
         percentiles = {f"p{percent}": served.percentile(percent) for percent in PERCENTILES}
         share = served.in_time(self.deadline_ms)
-        independent = serving.count_independent(served.latency_ms <= self.deadline_ms)
+        independent = count_independent(served.latency_ms <= self.deadline_ms)
         count = served.arrived * independent / max(served.answered, 1)
         about = (share * count + 0.5) / (count + 1)  # not quite 0 or 1, of which it would be 0
         error = 100 * (about * (1 - about) / count) ** 0.5

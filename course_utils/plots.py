@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from course_utils.roofline import Roofline
     from course_utils.sweep import Sweep
 
+MOST_LETTERS = 24  # of all names under an axis, before they are turned
 # Okabe & Ito's palette, with a dash and a marker each, so that colour is never the only cue.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -73,10 +74,11 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
             if len(chart.metrics) > 1:  # then the dash tells the metric, not the choice
                 look["linestyle"] = STYLES[number]["linestyle"]
             ax.plot(places, [m.value for m in found], markersize=4, **look)
-            band = [m.low for m in found], [min(m.high, 1e9) for m in found]
+            highs = [m.high if np.isfinite(m.high) else m.value for m in found]  # one not known
+            band = [m.low for m in found], highs
             ax.fill_between(places, *band, color=style["color"], alpha=0.15, linewidth=0)
     names = [str(value) for value in values]
-    ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > 40 else 0)
+    ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > MOST_LETTERS else 0)
     ax.set_xlabel(knob)
     ax.set_ylabel(chart.title)
     if chart.is_log:

@@ -466,7 +466,7 @@ def test_too_few_requests_for_a_percentile_are_said_to_be(count, is_enough):
     high = found.percentile(99)
     assert (high.note == "") == is_enough
     assert math.isfinite(high.high) == is_enough
-    assert ("too few requests to bound p99" in repr(found)) != is_enough
+    assert ("too few requests to bound a p99 from above" in repr(found)) != is_enough
     assert found.percentile(50).note == ""
 
 

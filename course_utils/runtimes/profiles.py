@@ -22,6 +22,7 @@ from course_utils.runtimes.onnx_profile import (
 from course_utils.runtimes.runner import Runner
 
 TORCH = (torch_eager.NAME, torch_compiled.NAME)
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else PyTorch's profiler writes to stderr
 BURST = 10
 OUTSIDE = "outside of operators"
 T = TypeVar("T")
@@ -130,7 +131,6 @@ def _profile_onnx(runner: Runner, images: np.ndarray, count: int) -> list[Profil
 
 def _profile_torch(runner: Runner, images: np.ndarray, count: int) -> list[ProfiledCall]:
     """Sum each operator's own time, without what it calls, in each call that PyTorch saw."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes when it starts and stops
     activities = [torch.profiler.ProfilerActivity.CPU]
 
     def run(batch: np.ndarray) -> None:

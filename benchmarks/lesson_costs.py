@@ -35,7 +35,7 @@ def run(path: Path) -> tuple[float, list[float], float, float]:
             begin = time.perf_counter()
             if cell.cell_type == "code":
                 client.execute_cell(cell, index)
-            if "sweep.measure(" in cell.source:
+            if "sweep.measure" in cell.source:
                 in_sweeps += time.perf_counter() - begin
             if "lab.Panel(" in cell.source:
                 to_panels.append(time.perf_counter() - start)

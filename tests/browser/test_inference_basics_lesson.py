@@ -120,7 +120,10 @@ def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
     page = inference_basics.page
     stub = page.locator(".jp-CodeCell", has_text="def percentile(")
     check = page.locator(".jp-CodeCell", has_text="check_percentile(percentile)")
-    for filling, answer in (("list", "sort"), ("sorted", "right on all")):
+    for filling, answer in (
+        ("list", "in the order in which they were measured"),
+        ("sorted", "right on all"),
+    ):
         stub.locator(".cm-content").click()
         page.keyboard.press("Control+a")
         page.keyboard.insert_text(WRONG.format(filling))

@@ -24,6 +24,7 @@ from course_utils.layer_costs import FLOP_PER_MAC
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
+from course_utils.measure.turns import Round, stack_rounds, time_rounds
 from course_utils.runtimes.export import open_session
 
 Kind = Literal["fp32", "int8"]
@@ -246,19 +247,23 @@ def _time_arrays(size_bytes: int, threads: int) -> dict[str, np.ndarray]:
 
 
 def _time_in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, np.ndarray]:
-    """Return the seconds that the calls took, one after the other and again."""
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    """Return the seconds that the calls took, in turns."""
+    runs = [lambda _, call=call: call() for call in calls.values()]
+    nothing = [np.empty(0)] * len(runs)
+    calls_ms = []
+    for run in runs:
+        run(None)  # warms up
+        start = time.perf_counter()
+        run(None)
+        calls_ms.append(1000 * (time.perf_counter() - start))
+    rounds: list[Round] = []
     end = time.perf_counter() + SECONDS
-    rounds = 0
-    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-        rounds += 1
-    return {name: np.array(taken) for name, taken in times.items()}
+    for turns in time_rounds(runs, nothing, calls_ms):
+        rounds.append([turn.tolist() for turn in turns])
+        if len(rounds) >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
+    times_ms = stack_rounds(rounds)
+    return {name: times.ravel() / 1000 for name, times in zip(calls, times_ms, strict=True)}
 
 
 def _choose_best(rates: Mapping[str, np.ndarray], unit: str, origin: Provenance) -> Measurement:

@@ -221,11 +221,11 @@ def _points(
         order = [base, *(index for index in range(len(settings)) if index != base)]
         stacked = stack_rounds([entry["times_ms"] for entry in journal.entries_of("round")])
         times_ms = dict(zip(order, stacked, strict=True))
-    last = timed[-1] if timed else facts[max(facts, key=lambda index: facts[index]["when"])]
-    measured = Provenance("measured", here, last["when"], last.get("note", ""))
-    found = [
-        Finding(facts[i], times_ms.get(i, np.empty((0, 0))), measured) for i in range(len(settings))
-    ]
+    found = []
+    for index in range(len(settings)):
+        origin = timed[-1] if timed else facts[index]
+        measured = Provenance("measured", here, origin["when"], origin.get("note", ""))
+        found.append(Finding(facts[index], times_ms.get(index, np.empty((0, 0))), measured))
     return [
         experiment.point(
             setting, one, found[settings.index(experiment.baseline_of(setting, against))]

@@ -5,14 +5,18 @@ Topin, 2019, arXiv 1708.07120) and light augmentation. Nothing here is tuned to 
 """
 
 import copy
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from course_utils import fingerprint
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,18 @@ class Recipe:
     shift_pixels: int = 2
     erase_pixels: int = 8
     seed: int = 0
+
+
+class DivergedError(Exception):
+    """The loss is no longer a number.
+
+    Attributes:
+        model: As it was after the last epoch that went well, in evaluation mode on the CPU.
+    """
+
+    def __init__(self, message: str, model: nn.Module) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -70,6 +86,7 @@ def train(
     device: str = "cpu",
     state_file: Path | None = None,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    compiled: bool = False,
 ) -> nn.Module:
     """Return a trained copy of the model, in evaluation mode on the CPU.
 
@@ -81,26 +98,40 @@ def train(
         device: Where to train, e.g. "cpu" or "cuda".
         state_file: Rewritten after each epoch; training goes on from it where it exists.
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; epochs count from 1.
+        compiled: Whether ``torch.compile`` makes the steps faster, which takes half a minute first
+            and a C++ compiler.
+
+    Raises:
+        ValueError: The state file is of another architecture or recipe, or damaged; or there are
+            fewer images than a batch.
+        DivergedError: The loss is no longer a number. The state file, and the error itself, keep
+            what the last good epoch left.
     """
     model = copy.deepcopy(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+        learned, lr=0.01, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
     steps = len(images) // recipe.batch
+    if steps == 0:
+        raise ValueError(f"{len(images)} images do not fill a batch of {recipe.batch}.")
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_learning_rate, epochs=recipe.epochs, steps_per_epoch=steps
     )
+    forward = torch.compile(model) if compiled else model
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    origin = {"architecture": describe_architecture(model), "recipe": asdict(recipe)}
     done = 0
     if state_file is not None and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = _read_state(state_file, origin)
         done = state["epoch"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
     for epoch in range(done + 1, recipe.epochs + 1):
+        good = copy.deepcopy(model.state_dict())
         generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch)
         order = torch.randperm(len(images), generator=generator)
         model.train()
@@ -109,27 +140,62 @@ def train(
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             batch = images[rows].to(device)
             batch = augment(batch, recipe, generator)
-            loss = loss_of(model(batch), labels[rows].to(device))
+            loss = loss_of(forward(batch), labels[rows].to(device))
+            total += loss.item()
+            if not math.isfinite(total):
+                model.load_state_dict(good)
+                raise DivergedError(_advise(recipe, epoch, state_file), model.to("cpu").eval())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.item()
         if state_file is not None:
-            part = state_file.with_suffix(".part")
-            torch.save(
-                {
-                    "epoch": epoch,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                },
-                part,
-            )
-            os.replace(part, state_file)
+            state = {name: part.state_dict() for name, part in parts.items()}
+            _write_state(state_file, {**origin, "epoch": epoch, **state})
         if on_epoch is not None:
             on_epoch(epoch, total / steps, model)
     return model.to("cpu").eval()
+
+
+def describe_architecture(model: nn.Module) -> str:
+    """Return the class, the number of parameters and a digest of their names and shapes."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return f"{type(model).__name__} of {count:,} parameters ({fingerprint.of(shapes)})"
+
+
+def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
+    """Return a state of training, if it is one of this model and this recipe."""
+    cure = f"Remove {file}, or name another file, to start from the beginning."
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+    except Exception as error:  # pickle, zip and torch have classes of their own
+        raise ValueError(f"{file} is no state of a training ({error!s:.80}). {cure}") from None
+    for what, wanted in origin.items():
+        if state.get(what) != wanted:
+            raise ValueError(
+                f"{file} holds the {what} {state.get(what)}, but this training has the {what}"
+                f" {wanted}. {cure}"
+            )
+    return state
+
+
+def _write_state(file: Path, state: Mapping[str, object]) -> None:
+    """Write a state of training, all of it or nothing."""
+    part = file.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, file)
+
+
+def _advise(recipe: Recipe, epoch: int, state_file: Path | None) -> str:
+    kept = "the model after the last good epoch is kept in this error's `model`"
+    if state_file is not None and epoch > 1:
+        kept += f", and the state of the training in {state_file}"
+    return (
+        f"The loss is no longer a number in epoch {epoch}; {kept}. Take a smaller learning rate"
+        f" than {recipe.peak_learning_rate:g}, a tenth of it for instance; in fp16, scale the loss"
+        " (a smaller scale if it overflows); and see whether images or weights hold NaN."
+    )
 
 
 @torch.inference_mode()

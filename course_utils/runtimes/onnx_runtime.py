@@ -15,6 +15,7 @@ from course_utils import machine, quantize
 from course_utils.calibrate import Range
 from course_utils.runtimes import onnx_int8
 from course_utils.runtimes.export import export_onnx, open_session, pack, unpack
+from course_utils.runtimes.onnx_roundings import export_rounded, limit_integers
 from course_utils.runtimes.runner import Runner
 
 NAME = "ONNX Runtime"
@@ -60,8 +61,16 @@ def build(
             ranges are of another model, or the weights are too narrow for dynamic arithmetic.
     """
     weights = quantize.quantized_weights(model)
-    bits = max((weight.bits for weight in weights.values()), default=quantize.FLOAT_BITS)
+    widths = {weight.bits for weight in weights.values()}
+    bits = max(widths, default=quantize.FLOAT_BITS)
+    rounds_itself = bool(quantize.find_roundings(model))
+    if rounds_itself and (ranges is not None or arithmetic != "U8S8" or bits > 8):
+        raise ValueError(
+            "This model was trained with its own roundings: it runs in U8S8 arithmetic with their"
+            " ranges and with weights of at most 8 bits."
+        )
     is_calibrated_here = bits <= 8 and arithmetic != "dynamic" and ranges is None
+    is_calibrated_here &= not rounds_itself
     onnx_int8.check_calibration(images, onnx_int8.PIXELS if is_calibrated_here else None)
     if arithmetic == "dynamic" and bits < 8:
         raise ValueError(f"Dynamic arithmetic rounds weights to 8 bits itself, not to {bits}.")
@@ -70,9 +79,15 @@ def build(
         reduce_range = machine.int8_sums_overflow()
     if bits == 8 and reduce_range and arithmetic != "dynamic":
         model = quantize.narrow_weights(model, REDUCED_BITS)
-        weights, packed = quantize.quantized_weights(model), {}  # they ship as whole bytes
+        weights = quantize.quantized_weights(model)
+        packed = {name: one for name, one in packed.items() if one.bits < 8}  # others: whole bytes
         remarks.append("weights held to 7 bits, so that 16-bit sums cannot overflow")
-    graph = export_onnx(model, images)
+    largest: Mapping[str, int] = {}
+    if rounds_itself:
+        rounded = export_rounded(model, images)
+        graph, ranges, largest = rounded.graph, rounded.ranges, rounded.largest
+    else:
+        graph = export_onnx(model, images)
     if bits > 8:
         remark = f"no {bits}-bit kernel here: its weights ran as fp32" if weights else ""
         return replace(load(pack(graph, packed), threads=threads), kernel="fp32", remark=remark)
@@ -82,8 +97,11 @@ def build(
         if ranges is None:
             ranges = onnx_int8.find_extremes(graph, images[:CALIBRATION_IMAGES])
         graph = onnx_int8.quantize_static_graph(graph, weights, ranges, arithmetic)
-    if bits < 8:
-        remarks.append(f"no {bits}-bit kernel here: its integers ran in the int8 kernel")
+        graph = limit_integers(graph, largest)
+    narrow = sorted(width for width in widths if width < 8)
+    if narrow:
+        named = " or ".join(map(str, narrow))
+        remarks.append(f"no {named}-bit kernel here: its integers ran in the int8 kernel")
     runner = load(pack(graph, packed), threads=threads)
     in_int8 = count_layers(runner, INT8_OPERATORS)
     if not in_int8:

@@ -1,21 +1,12 @@
-"""Quantization: real numbers as small integers and a scale.
+"""A tensor as integers and a scale: rounding, error, and integers without gaps in bytes."""
 
-A quantized tensor stands for ``scale * (integers - zero_point)``. *Symmetric* means that the
-zero point is 0 and the range is ``[-max|x|, max|x|]``; *affine* (or asymmetric) means that the
-range is ``[min x, max x]``. One scale may serve the whole tensor or each output channel its
-own. Vocabulary and method: Jacob et al., 2018, arXiv 1712.05877; Krishnamoorthi, 2018,
-arXiv 1806.08342.
-"""
-
-import copy
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 SMALLEST_BITS, LARGEST_BITS = 2, 16
 FLOAT_BITS = 32
@@ -59,7 +50,7 @@ def quantize_symmetric(
     tensor = _check(tensor, bits, channel_axis)
     largest_integer = 2 ** (bits - 1) - 1
     largest = _reduce(torch.amax, tensor.abs(), channel_axis)
-    scale = _usable(largest / largest_integer)
+    scale = make_usable(largest / largest_integer)
     integers = torch.round(tensor / scale).clamp(-largest_integer, largest_integer)
     return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), bits)
 
@@ -94,7 +85,7 @@ def quantize_affine(
         if not (low <= 0 <= high and low < high and torch.isfinite(high - low)):
             raise ValueError(f"A range has to hold 0 and have a finite width, not {limits}.")
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = _usable(high / largest_integer - low / largest_integer)
+    scale = make_usable(high / largest_integer - low / largest_integer)
     zero_point = torch.round(-low / scale).clamp(0, largest_integer)
     integers = (torch.round(tensor / scale) + zero_point).clamp(0, largest_integer)
     return QuantizedTensor(integers.int(), scale, zero_point.int(), bits)
@@ -131,113 +122,6 @@ def sqnr_db(tensor: Tensor, approximation: Tensor) -> float:
     signal = tensor.double().square().sum()
     noise = (tensor.double() - approximation.double()).square().sum()
     return math.inf if noise == 0 else float(10 * torch.log10(signal / noise))
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Return a copy in which each batch norm is merged into the convolution before it.
-
-    ``gamma * (conv(x) - mean) / sqrt(var + eps) + beta`` is again a convolution: its weights
-    are scaled channel by channel. Runtimes do this before they run a model, so it is the
-    folded weights that are quantized. In evaluation mode the output stays the same. A batch
-    norm that keeps no statistics, and a convolution that is used elsewhere too, are left alone.
-
-    Raises:
-        ValueError: The model's forward branches on values, so that it cannot be traced.
-    """
-    try:
-        traced = fx.symbolic_trace(copy.deepcopy(model).eval())
-    except fx.proxy.TraceError as error:
-        raise ValueError(
-            f"The model cannot be traced, so its batch norms cannot be folded: {error}. Its"
-            " forward must not branch on the values of tensors."
-        ) from None
-    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
-    uses = Counter(node.target for node in calls)
-    for node in calls:
-        (source,) = node.all_input_nodes[:1] or [node]
-        if source not in calls or uses[source.target] > 1 or len(source.users) > 1:
-            continue
-        norm, conv = traced.get_submodule(node.target), traced.get_submodule(source.target)
-        if not (isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d)):
-            continue
-        if norm.running_mean is not None and norm.running_var is not None:
-            conv.weight, conv.bias = _fold(conv, norm, norm.running_mean, norm.running_var)
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
-
-
-def _fold(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return weight and bias of the convolution that does what both layers do."""
-    gain = torch.rsqrt(variance + norm.eps)  # (channels_out,)
-    gain = gain if norm.weight is None else gain * norm.weight
-    bias = torch.zeros_like(gain) if conv.bias is None else conv.bias
-    bias = (bias - mean) * gain + (0 if norm.bias is None else norm.bias)
-    weight = conv.weight * gain[:, None, None, None]  # (channels_out, channels_in, rows, columns)
-    return nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-
-
-def quantize_weights(model: nn.Module, bits: int, per_channel: bool = True) -> nn.Module:
-    """Return a copy whose convolution and linear weights sit on a grid of ``2**bits - 1`` levels.
-
-    The copy computes in float32 as before ("fake quantization"), so its accuracy is that of
-    the width. Each layer remembers its integers (see ``quantized_weights``), so that a runtime
-    can run them in an integer kernel where it has one. Biases stay in float32.
-
-    Args:
-        model: Anything with ``nn.Conv2d`` or ``nn.Linear`` layers; fold its batch norms first.
-        bits: 2 to 16; 32 returns a plain copy.
-        per_channel: One scale for each output channel, or one for the whole layer.
-
-    Raises:
-        ValueError: ``bits`` is none of these, or a weight is not finite.
-    """
-    quantized = copy.deepcopy(model)
-    if bits != FLOAT_BITS:
-        for name, layer in quantized.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                _round_weight(name, layer, bits, 0 if per_channel else None)
-    return quantized
-
-
-def narrow_weights(model: nn.Module, bits: int) -> nn.Module:
-    """Return a copy in which quantized weights of more than ``bits`` bits have only so many."""
-    narrowed = copy.deepcopy(model)
-    for name, layer in narrowed.named_modules():
-        grid = vars(layer).get("quantized_weight")
-        if grid is not None and grid.bits > bits:
-            _round_weight(name, layer, bits, 0 if grid.scale.ndim else None)
-    return narrowed
-
-
-def _round_weight(name: str, layer: nn.Module, bits: int, channel_axis: int | None) -> None:
-    try:
-        on_grid = quantize_symmetric(layer.weight.detach(), bits, channel_axis)  # type: ignore[operator]
-    except ValueError as error:
-        raise ValueError(f"Layer {name!r}: {error}") from None
-    layer.weight = nn.Parameter(on_grid.dequantize())
-    vars(layer)["quantized_weight"] = on_grid  # beside the weight, not one of the weights
-
-
-def quantized_weights(model: nn.Module) -> dict[str, QuantizedTensor]:
-    """Return the integers of each layer that ``quantize_weights`` rounded, by parameter name.
-
-    Raises:
-        ValueError: A weight was changed since, so that its integers no longer stand for it.
-    """
-    found = {}
-    for name, layer in model.named_modules():
-        grid = vars(layer).get("quantized_weight")
-        if grid is None:
-            continue
-        if not torch.equal(layer.weight, grid.dequantize()):
-            raise ValueError(f"Layer {name!r} was changed since it was quantized; do it again.")
-        found[f"{name}.weight".lstrip(".")] = grid
-    return found
 
 
 def pack_bits(integers: np.ndarray, bits: int) -> bytes:
@@ -294,6 +178,6 @@ def _reduce(extreme: Extreme, tensor: Tensor, channel_axis: int | None) -> Tenso
     return extreme(tensor, dim=other, keepdim=True) if other else tensor
 
 
-def _usable(scale: Tensor) -> Tensor:
+def make_usable(scale: Tensor) -> Tensor:
     """Give an all-zero tensor or channel a step of 1: any step represents its zeros exactly."""
     return torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)

@@ -1,0 +1,325 @@
+"""Quantization-aware training: rounding in the forward pass, as if it were not there backward.
+
+Where integers will be, *fake quantization* rounds the real numbers to the values that the
+integers stand for, in training already. Rounding has a gradient of 0 nearly everywhere; the
+*straight-through estimator* takes 1 instead (Bengio et al., 2013, arXiv 1308.3432). The step
+between two values is learned like a weight (LSQ: Esser et al., 2020, arXiv 1902.08153). Where
+roundings stand follows Jacob et al., 2018, arXiv 1712.05877: so that a runtime can compute with
+integers alone from the image to the logits.
+
+As in LSQ the first and the last layer keep 8 bits. Unlike there, weights take the levels
+``-(2**(bits-1) - 1)`` to ``2**(bits-1) - 1`` with a step for each output channel, so that a
+batch norm can be folded into the steps without rounding anew; sums and logits are rounded to 8
+bits too; and steps start where the squared error is least.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from course_utils import calibrate
+from course_utils.quantize.folding import fold_batch_norms, trace
+from course_utils.quantize.integers import (
+    SMALLEST_BITS,
+    QuantizedTensor,
+    make_usable,
+    quantize_bias,
+)
+from course_utils.quantize.weights import Widths, remember_grid_, spread_widths
+from course_utils.training import Recipe, train
+
+OUTER_BITS = 8  # of the first and the last layer, of sums and of logits
+PIXEL_STEP = 1 / 255
+OBSERVED_IMAGES = 200
+SHRINKING = torch.linspace(0.1, 1.0, 91)  # of the widest step, to find the best one
+MOVES_VALUES = {"flatten", "reshape", "view", "dropout"}  # without changing any
+
+
+class _Round(torch.autograd.Function):
+    """Round to multiples of a step; gradients as in LSQ, equations 1 to 3."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
+    ) -> Tensor:
+        steps = x / step
+        ctx.save_for_backward(steps, step)
+        ctx.limits = low, high, gradient_scale
+        return steps.round().clamp_(low, high).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        steps, step = ctx.saved_tensors
+        low, high, gradient_scale = ctx.limits
+        is_inside = (steps >= low) & (steps <= high)
+        integers = steps.round().clamp_(low, high)
+        of_step = gradient * torch.where(is_inside, integers - steps, integers)
+        of_step = of_step.sum_to_size(step.shape) * gradient_scale
+        return gradient * is_inside, of_step, None, None, None
+
+
+class LearnedStep(nn.Module):
+    """Rounds a tensor to the multiples ``low`` to ``high`` of a step that training changes.
+
+    Attributes:
+        step: () for one step, or (channels out,) for weights.
+        low: The smallest integer; ``-low`` is the zero point of unsigned integers.
+        high: The largest integer.
+        count: How many values of one image, or weights, share a step: its gradient is divided
+            by ``sqrt(count * high)``, so that steps learn as fast as weights (LSQ, section 2.2).
+    """
+
+    def __init__(
+        self, step: Tensor, low: int, high: int, count: int, *, is_learned: bool = True
+    ) -> None:
+        super().__init__()
+        self.step = nn.Parameter(step.detach().clone(), requires_grad=is_learned)
+        self.low, self.high, self.count = low, high, count
+
+    @property
+    def bits(self) -> int:
+        """Width of the integers."""
+        return (self.high - self.low).bit_length()
+
+    @property
+    def positive_step(self) -> Tensor:
+        """The step as it is used: an optimiser may push one below 0."""
+        return self.step.abs().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rounded tensor: same shape."""
+        step = self.positive_step
+        step = step.view(-1, *[1] * (x.ndim - 1)) if step.ndim else step
+        gradient_scale = 1 / math.sqrt(self.count * max(self.high, -self.low))
+        rounded: Tensor = _Round.apply(x, step, self.low, self.high, gradient_scale)
+        return rounded
+
+    def extra_repr(self) -> str:
+        """Say what is rounded to what."""
+        return f"{self.bits} bits, {self.low} to {self.high}, {self.step.numel()} steps"
+
+
+class RoundedLayer(nn.Module):
+    """A layer that computes with its weights rounded; the weights themselves stay as they are."""
+
+    def __init__(self, layer: nn.Module, rounding: LearnedStep) -> None:
+        super().__init__()
+        self.layer, self.rounding = layer, rounding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer returns."""
+        weight = self.rounding(self.layer.weight)
+        output: Tensor = functional_call(self.layer, {"weight": weight}, (x,))
+        return output
+
+
+def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Module:
+    """Return a copy that rounds weights and activations in its forward pass, ready to train.
+
+    Not trained, it is what rounding after training gives: the steps have the least squared
+    error, of each channel's weights and of the activations over the first 200 images.
+
+    Args:
+        model: Of ``nn.Conv2d`` and ``nn.Linear`` layers, with or without batch norms.
+        bits: 2 to 8, of weights and of the activations that a layer reads; one width for all but
+            the first and the last layer, which have 8 bits, or a width by the name of each.
+        images: A batch (n, ...) float32 in [0, 1] to choose the steps of activations.
+
+    Raises:
+        ValueError: A width is none of these, there is no such layer, the images are unfit, or the
+            model cannot be traced.
+    """
+    traced = trace(model)
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+    widths = spread_widths(traced, bits)
+    layers = [node.target for node in calls if node.target in widths]
+    if isinstance(bits, int):
+        widths = {name: OUTER_BITS if name in (layers[0], layers[-1]) else bits for name in widths}
+    wrong = [width for width in widths.values() if width not in range(SMALLEST_BITS, 9)]
+    if wrong:
+        raise ValueError(f"Training with rounding takes {SMALLEST_BITS} to 8 bits, not {wrong[0]}.")
+    for node, values in _observe(traced, images).items():
+        read_by = [widths[user.target] for user in _readers(node) if user.target in widths]
+        rounding = _round_activation(node, values, max(read_by, default=OUTER_BITS))
+        name = f"round_{node.name}"
+        traced.add_submodule(name, rounding)
+        with traced.graph.inserting_after(node):
+            after = traced.graph.call_module(name, (node,))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user != after)
+    for name, width in widths.items():
+        layer = traced.get_submodule(name)
+        traced.set_submodule(name, RoundedLayer(layer, _round_weight(layer, width)))
+    traced.recompile()
+    return traced
+
+
+def convert_aware(model: nn.Module) -> nn.Module:
+    """Return the network of a prepared one: integers for weights, batch norms folded into steps.
+
+    Its layers remember their integers (see ``quantized_weights``) and its activations are rounded
+    still, so that a runtime can run it with integers. Its biases are rounded to the grid of the
+    sums that they are added to: that is the only change of what it computes.
+
+    Raises:
+        ValueError: The model was not made by ``prepare_aware``.
+    """
+    converted = copy.deepcopy(model).cpu().eval()
+    rounded = {n: m for n, m in converted.named_modules() if isinstance(m, RoundedLayer)}
+    if not rounded or not isinstance(converted, fx.GraphModule):
+        raise ValueError("Only what quantize.prepare_aware returned can be converted.")
+    for name, module in rounded.items():
+        layer, rounding = module.layer, module.rounding
+        weight = layer.weight.detach()  # type: ignore[operator]
+        step = rounding.positive_step.detach().view(-1, *[1] * (weight.ndim - 1))
+        integers = torch.round(weight / step).clamp(rounding.low, rounding.high).int()
+        zero = torch.zeros_like(step).int()
+        remember_grid_(layer, QuantizedTensor(integers, step, zero, rounding.bits))
+        converted.set_submodule(name, layer)
+    folded = fold_batch_norms(converted)
+    _round_biases_(folded)
+    return folded.requires_grad_(False)
+
+
+def train_aware(
+    model: nn.Module,
+    bits: Widths,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    calibration: np.ndarray,
+    device: str = "cpu",
+    state_file: Path | None = None,
+    on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    compiled: bool = False,
+) -> nn.Module:
+    """Return a copy that was trained with rounding, and converted: see ``convert_aware``.
+
+    Args:
+        model: Trained in float32.
+        bits: See ``prepare_aware``.
+        images: (n, 1, height, width) float32 in [0, 1].
+        labels: (n,) int64.
+        recipe: See ``training.train``, as for the rest.
+        calibration: See ``images`` of ``prepare_aware``.
+        device: Where to train.
+        state_file: Rewritten after each epoch; training goes on from it where it exists.
+        on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; the model is still a prepared
+            one.
+        compiled: Whether ``torch.compile`` makes the steps faster.
+
+    Raises:
+        ValueError: As of ``prepare_aware`` and ``training.train``.
+        training.DivergedError: The loss is no longer a number.
+    """
+    prepared = prepare_aware(model, bits, calibration)
+    trained = train(
+        prepared,
+        images,
+        labels,
+        recipe,
+        device=device,
+        state_file=state_file,
+        on_epoch=on_epoch,
+        compiled=compiled,
+    )
+    return convert_aware(trained)
+
+
+def find_roundings(model: nn.Module) -> dict[str, LearnedStep]:
+    """Return the roundings of activations by name; none if the model does not round any."""
+    modules = dict(model.named_modules())
+    weights = {id(module.rounding) for module in modules.values() if isinstance(module, RoundedLayer)}
+    return {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, LearnedStep) and id(module) not in weights
+    }
+
+
+def _round_biases_(model: fx.GraphModule) -> None:
+    """Round each bias to multiples of the step of what it is added to."""
+    for node in model.graph.nodes:
+        layer = model.get_submodule(node.target) if node.op == "call_module" else None
+        grid = vars(layer).get("quantized_weight") if layer is not None else None
+        if layer is None or grid is None or layer.bias is None:
+            continue
+        (source,) = node.all_input_nodes
+        while _name(source, model) in MOVES_VALUES:
+            (source,) = source.all_input_nodes
+        step = model.get_submodule(source.target).positive_step
+        bias = quantize_bias(layer.bias.detach(), float(step.detach()), grid)  # type: ignore[operator]
+        layer.bias = nn.Parameter(bias.dequantize())
+
+
+@torch.no_grad()
+def _observe(traced: fx.GraphModule, images: np.ndarray) -> dict[fx.Node, Tensor]:
+    """Return what each tensor that has to be rounded holds over some images: (n, ...)."""
+    seen: dict[fx.Node, Tensor] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> Any:
+            value = super().run_node(node)
+            if isinstance(value, Tensor) and _has_to_be_rounded(node, traced):
+                seen[node] = value
+            return value
+
+    Watch(traced).run(torch.from_numpy(images[:OBSERVED_IMAGES]))
+    return seen
+
+
+def _has_to_be_rounded(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Return whether a runtime that computes with integers writes a node's values to memory.
+
+    A convolution, its batch norm and the ReLU after it are one: only what comes last is written.
+    """
+    if node.op == "output" or _name(node, traced) in MOVES_VALUES:
+        return False
+    names = {_name(user, traced) for user in node.users}
+    return not names <= {"relu", "batchnorm2d"}
+
+
+def _name(node: fx.Node, traced: fx.GraphModule) -> str:
+    """Return what a node does: "relu" for the layer, the function and the method."""
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))).__name__.lower()
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Return who reads a node's values, moved or not."""
+    found = []
+    for user in node.users:
+        moves = str(getattr(user.target, "__name__", user.target)) in MOVES_VALUES
+        found += _readers(user) if moves else [user]
+    return found
+
+
+def _round_activation(node: fx.Node, values: Tensor, bits: int) -> LearnedStep:
+    """Return the rounding of a tensor, with the step of least squared error."""
+    levels, count = 2**bits - 1, values[0].numel()
+    if node.op == "placeholder":
+        return LearnedStep(torch.tensor(PIXEL_STEP), 0, levels, count, is_learned=False)
+    low, high = calibrate.mean_squared_error(calibrate.count(values.numpy()), bits)
+    step = make_usable(torch.tensor((high - low) / levels, dtype=torch.float32))
+    zero_point = min(round(-low / float(step)), levels)
+    return LearnedStep(step, -zero_point, levels - zero_point, count)
+
+
+def _round_weight(layer: nn.Module, bits: int) -> LearnedStep:
+    """Return the rounding of a layer's weights, with each channel's step of least squared error."""
+    weight = layer.weight.detach().flatten(1)  # type: ignore[operator]
+    high = 2 ** (bits - 1) - 1
+    widest = weight.abs().amax(1, keepdim=True) / high  # (channels out, 1)
+    steps = make_usable(widest * SHRINKING)[:, :, None]  # (channels out, tried, 1)
+    rounded = torch.round(weight[:, None] / steps).clamp(-high, high) * steps
+    errors = (rounded - weight[:, None]).square().sum(2)  # (channels out, tried)
+    best = steps[:, :, 0].gather(1, errors.argmin(1, keepdim=True))[:, 0]
+    return LearnedStep(best, -high, high, weight[0].numel())

@@ -27,6 +27,9 @@ class Range(NamedTuple):
     high: float
 
 
+PIXELS = Range(0.0, 1.0)  # what the models of the course take
+
+
 @dataclass(frozen=True)
 class Distribution:
     """How often which values occurred, as a histogram that two batches can share.
@@ -71,6 +74,24 @@ class Distribution:
 
 
 Method = Callable[[Distribution], Range]
+
+
+def check_images(images: np.ndarray, pixels: Range | None = PIXELS) -> None:
+    """Raise ``ValueError`` if ranges cannot be learned from these images."""
+    if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
+        raise ValueError(
+            "Calibration takes a batch of float32 images, (n, ...) with n of 1 or more; it was"
+            f" given {images.dtype} of shape {images.shape}."
+        )
+    if not np.isfinite(images).all():
+        raise ValueError("The calibration images hold NaN or infinite values.")
+    low, high = float(images.min()), float(images.max())
+    if pixels is not None and not pixels.low <= low <= high <= pixels.high:
+        raise ValueError(
+            f"The calibration images run from {low:g} to {high:g}, but this model takes pixels from"
+            f" {pixels.low:g} to {pixels.high:g}. Images of whole numbers up to 255 have to be"
+            " divided by 255."
+        )
 
 
 def count(values: np.ndarray, extremes: Range | None = None) -> Distribution:

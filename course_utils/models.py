@@ -5,6 +5,7 @@ a camera can be fed to it without a preprocessing step that someone could forget
 """
 
 import itertools
+import json
 from collections.abc import Callable
 
 import torch
@@ -110,6 +111,32 @@ def build_model(name: str, seed: int = 0) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """Return what is noted in a safetensors file, e.g. a checkpoint's recipe.
+
+    Raises:
+        ValueError: This is no safetensors file.
+    """
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        noted: dict[str, str] = header["__metadata__"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"This is no safetensors file with notes ({error!s:.80}).") from None
+    return noted
+
+
+def describe_training(name: str) -> dict[str, str]:
+    """Return how a checkpoint of the course was made: recipe, test accuracy, version of torch.
+
+    Args:
+        name: Of the file in ``data/checkpoints``, without its ending.
+
+    Raises:
+        course_utils.verified.DamagedFileError: It is missing or damaged.
+    """
+    return read_metadata(verified.read(f"checkpoints/{name}.safetensors"))
 
 
 def load_pretrained(name: str) -> nn.Module:

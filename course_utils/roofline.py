@@ -24,7 +24,7 @@ from course_utils.layer_costs import FLOP_PER_MAC
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
-from course_utils.measure.turns import Round, stack_rounds, time_rounds
+from course_utils.measure.turns import Round, Run, stack_rounds, time_rounds
 from course_utils.runtimes.export import open_session
 
 Kind = Literal["fp32", "int8"]
@@ -248,13 +248,13 @@ def _time_arrays(size_bytes: int, threads: int) -> dict[str, np.ndarray]:
 
 def _time_in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, np.ndarray]:
     """Return the seconds that the calls took, in turns."""
-    runs = [lambda _, call=call: call() for call in calls.values()]
+    runs = [_without_images(call) for call in calls.values()]
     nothing = [np.empty(0)] * len(runs)
     calls_ms = []
     for run in runs:
-        run(None)  # warms up
+        run(np.empty(0))  # warms up
         start = time.perf_counter()
-        run(None)
+        run(np.empty(0))
         calls_ms.append(1000 * (time.perf_counter() - start))
     rounds: list[Round] = []
     end = time.perf_counter() + SECONDS
@@ -264,6 +264,16 @@ def _time_in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, np.nd
             break
     times_ms = stack_rounds(rounds)
     return {name: times.ravel() / 1000 for name, times in zip(calls, times_ms, strict=True)}
+
+
+def _without_images(call: Callable[[], object]) -> Run:
+    """Return the call as one that takes images, and gives them back."""
+
+    def run(images: np.ndarray) -> np.ndarray:
+        call()
+        return images
+
+    return run
 
 
 def _choose_best(rates: Mapping[str, np.ndarray], unit: str, origin: Provenance) -> Measurement:

@@ -121,7 +121,7 @@ def train(
     )
     forward = torch.compile(model) if compiled else model
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     origin = {"architecture": describe_architecture(model), "recipe": asdict(recipe)}
     done = 0
     if state_file is not None and state_file.exists():

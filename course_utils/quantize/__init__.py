@@ -8,12 +8,12 @@ arXiv 1806.08342.
 """
 
 from course_utils.quantize.aware import (
-    LearnedStep,
     convert_aware,
     find_roundings,
     prepare_aware,
     train_aware,
 )
+from course_utils.quantize.checkpoints import load_aware, read_aware, save_aware
 from course_utils.quantize.folding import fold_batch_norms
 from course_utils.quantize.integers import (
     FLOAT_BITS,
@@ -27,11 +27,13 @@ from course_utils.quantize.integers import (
     sqnr_db,
     unpack_bits,
 )
+from course_utils.quantize.rounding import LearnedStep, fake_quantize
 from course_utils.quantize.weights import narrow_weights, quantize_weights, quantized_weights
 
 __all__ = [
     "FLOAT_BITS", "LARGEST_BITS", "SMALLEST_BITS", "LearnedStep", "QuantizedTensor",
-    "convert_aware", "find_roundings", "fold_batch_norms", "narrow_weights", "pack_bits",
-    "prepare_aware", "quantize_affine", "quantize_bias", "quantize_symmetric", "quantize_weights",
-    "quantized_weights", "sqnr_db", "train_aware", "unpack_bits",
+    "convert_aware", "fake_quantize", "find_roundings", "fold_batch_norms", "load_aware",
+    "narrow_weights", "pack_bits", "prepare_aware", "quantize_affine", "quantize_bias",
+    "quantize_symmetric", "quantize_weights", "quantized_weights", "read_aware", "save_aware",
+    "sqnr_db", "train_aware", "unpack_bits",
 ]  # fmt: skip

@@ -1,11 +1,9 @@
 """Quantization-aware training: rounding in the forward pass, as if it were not there backward.
 
 Where integers will be, *fake quantization* rounds the real numbers to the values that the
-integers stand for, in training already. Rounding has a gradient of 0 nearly everywhere; the
-*straight-through estimator* takes 1 instead (Bengio et al., 2013, arXiv 1308.3432). The step
-between two values is learned like a weight (LSQ: Esser et al., 2020, arXiv 1902.08153). Where
-roundings stand follows Jacob et al., 2018, arXiv 1712.05877: so that a runtime can compute with
-integers alone from the image to the logits.
+integers stand for, in training already; its steps are learned (LSQ: Esser et al., 2020, arXiv
+1902.08153; see ``rounding``). Where roundings stand follows Jacob et al., 2018, arXiv 1712.05877:
+so that a runtime can compute with integers alone from the image to the logits.
 
 As in LSQ the first and the last layer keep 8 bits. Unlike there, weights take the levels
 ``-(2**(bits-1) - 1)`` to ``2**(bits-1) - 1`` with a step for each output channel, so that a
@@ -14,110 +12,30 @@ bits too; and steps start where the squared error is least.
 """
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from course_utils import calibrate
 from course_utils.quantize.folding import fold_batch_norms, trace
-from course_utils.quantize.integers import (
-    SMALLEST_BITS,
-    QuantizedTensor,
-    make_usable,
-    quantize_bias,
+from course_utils.quantize.integers import SMALLEST_BITS, QuantizedTensor, quantize_bias
+from course_utils.quantize.rounding import (
+    LearnedStep,
+    RoundedLayer,
+    round_activation,
+    round_pixels,
+    round_weight,
 )
 from course_utils.quantize.weights import Widths, remember_grid_, spread_widths
 from course_utils.training import Recipe, train
 
 OUTER_BITS = 8  # of the first and the last layer, of sums and of logits
-PIXEL_STEP = 1 / 255
 OBSERVED_IMAGES = 200
-SHRINKING = torch.linspace(0.1, 1.0, 91)  # of the widest step, to find the best one
 MOVES_VALUES = {"flatten", "reshape", "view", "dropout"}  # without changing any
-
-
-class _Round(torch.autograd.Function):
-    """Round to multiples of a step; gradients as in LSQ, equations 1 to 3."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
-    ) -> Tensor:
-        steps = x / step
-        ctx.save_for_backward(steps, step)
-        ctx.limits = low, high, gradient_scale
-        return steps.round().clamp_(low, high).mul_(step)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        steps, step = ctx.saved_tensors
-        low, high, gradient_scale = ctx.limits
-        is_inside = (steps >= low) & (steps <= high)
-        integers = steps.round().clamp_(low, high)
-        of_step = gradient * torch.where(is_inside, integers - steps, integers)
-        of_step = of_step.sum_to_size(step.shape) * gradient_scale
-        return gradient * is_inside, of_step, None, None, None
-
-
-class LearnedStep(nn.Module):
-    """Rounds a tensor to the multiples ``low`` to ``high`` of a step that training changes.
-
-    Attributes:
-        step: () for one step, or (channels out,) for weights.
-        low: The smallest integer; ``-low`` is the zero point of unsigned integers.
-        high: The largest integer.
-        count: How many values of one image, or weights, share a step: its gradient is divided
-            by ``sqrt(count * high)``, so that steps learn as fast as weights (LSQ, section 2.2).
-    """
-
-    def __init__(
-        self, step: Tensor, low: int, high: int, count: int, *, is_learned: bool = True
-    ) -> None:
-        super().__init__()
-        self.step = nn.Parameter(step.detach().clone(), requires_grad=is_learned)
-        self.low, self.high, self.count = low, high, count
-
-    @property
-    def bits(self) -> int:
-        """Width of the integers."""
-        return (self.high - self.low).bit_length()
-
-    @property
-    def positive_step(self) -> Tensor:
-        """The step as it is used: an optimiser may push one below 0."""
-        return self.step.abs().clamp(min=torch.finfo(torch.float32).tiny)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the rounded tensor: same shape."""
-        step = self.positive_step
-        step = step.view(-1, *[1] * (x.ndim - 1)) if step.ndim else step
-        gradient_scale = 1 / math.sqrt(self.count * max(self.high, -self.low))
-        rounded: Tensor = _Round.apply(x, step, self.low, self.high, gradient_scale)
-        return rounded
-
-    def extra_repr(self) -> str:
-        """Say what is rounded to what."""
-        return f"{self.bits} bits, {self.low} to {self.high}, {self.step.numel()} steps"
-
-
-class RoundedLayer(nn.Module):
-    """A layer that computes with its weights rounded; the weights themselves stay as they are."""
-
-    def __init__(self, layer: nn.Module, rounding: LearnedStep) -> None:
-        super().__init__()
-        self.layer, self.rounding = layer, rounding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer returns."""
-        weight = self.rounding(self.layer.weight)
-        output: Tensor = functional_call(self.layer, {"weight": weight}, (x,))
-        return output
 
 
 def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Module:
@@ -136,6 +54,7 @@ def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Modu
         ValueError: A width is none of these, there is no such layer, the images are unfit, or the
             model cannot be traced.
     """
+    calibrate.check_images(images)
     traced = trace(model)
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     widths = spread_widths(traced, bits)
@@ -145,17 +64,19 @@ def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Modu
     wrong = [width for width in widths.values() if width not in range(SMALLEST_BITS, 9)]
     if wrong:
         raise ValueError(f"Training with rounding takes {SMALLEST_BITS} to 8 bits, not {wrong[0]}.")
+    roundings = {}
     for node, values in _observe(traced, images).items():
         read_by = [widths[user.target] for user in _readers(node) if user.target in widths]
-        rounding = _round_activation(node, values, max(read_by, default=OUTER_BITS))
-        name = f"round_{node.name}"
-        traced.add_submodule(name, rounding)
-        with traced.graph.inserting_after(node):
-            after = traced.graph.call_module(name, (node,))
-        node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user != after)
+        is_image = node.op == "placeholder"
+        roundings[f"round_{node.name}"] = (
+            round_pixels(values)
+            if is_image
+            else round_activation(values, max(read_by, default=OUTER_BITS))
+        )
+    insert_roundings_(traced, roundings)
     for name, width in widths.items():
         layer = traced.get_submodule(name)
-        traced.set_submodule(name, RoundedLayer(layer, _round_weight(layer, width)))
+        traced.set_submodule(name, RoundedLayer(layer, round_weight(layer, width)))
     traced.recompile()
     return traced
 
@@ -233,10 +154,25 @@ def train_aware(
     return convert_aware(trained)
 
 
+def insert_roundings_(traced: fx.GraphModule, roundings: Mapping[str, LearnedStep]) -> None:
+    """Put each rounding, named "round_" and a node of the graph, behind that node."""
+    for node in list(traced.graph.nodes):
+        name = f"round_{node.name}"
+        if name not in roundings:
+            continue
+        traced.add_submodule(name, roundings[name])
+        with traced.graph.inserting_after(node):
+            after = traced.graph.call_module(name, (node,))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user != after)
+    traced.recompile()
+
+
 def find_roundings(model: nn.Module) -> dict[str, LearnedStep]:
     """Return the roundings of activations by name; none if the model does not round any."""
     modules = dict(model.named_modules())
-    weights = {id(module.rounding) for module in modules.values() if isinstance(module, RoundedLayer)}
+    weights = {
+        id(module.rounding) for module in modules.values() if isinstance(module, RoundedLayer)
+    }
     return {
         name: module
         for name, module in modules.items()
@@ -300,26 +236,3 @@ def _readers(node: fx.Node) -> list[fx.Node]:
         moves = str(getattr(user.target, "__name__", user.target)) in MOVES_VALUES
         found += _readers(user) if moves else [user]
     return found
-
-
-def _round_activation(node: fx.Node, values: Tensor, bits: int) -> LearnedStep:
-    """Return the rounding of a tensor, with the step of least squared error."""
-    levels, count = 2**bits - 1, values[0].numel()
-    if node.op == "placeholder":
-        return LearnedStep(torch.tensor(PIXEL_STEP), 0, levels, count, is_learned=False)
-    low, high = calibrate.mean_squared_error(calibrate.count(values.numpy()), bits)
-    step = make_usable(torch.tensor((high - low) / levels, dtype=torch.float32))
-    zero_point = min(round(-low / float(step)), levels)
-    return LearnedStep(step, -zero_point, levels - zero_point, count)
-
-
-def _round_weight(layer: nn.Module, bits: int) -> LearnedStep:
-    """Return the rounding of a layer's weights, with each channel's step of least squared error."""
-    weight = layer.weight.detach().flatten(1)  # type: ignore[operator]
-    high = 2 ** (bits - 1) - 1
-    widest = weight.abs().amax(1, keepdim=True) / high  # (channels out, 1)
-    steps = make_usable(widest * SHRINKING)[:, :, None]  # (channels out, tried, 1)
-    rounded = torch.round(weight[:, None] / steps).clamp(-high, high) * steps
-    errors = (rounded - weight[:, None]).square().sum(2)  # (channels out, tried)
-    best = steps[:, :, 0].gather(1, errors.argmin(1, keepdim=True))[:, 0]
-    return LearnedStep(best, -high, high, weight[0].numel())

@@ -4,21 +4,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from course_utils import models, verified
-from course_utils.quantize.aware import LearnedStep, convert_aware, find_roundings, prepare_aware
+from course_utils.quantize.aware import find_roundings, insert_roundings_
+from course_utils.quantize.folding import fold_batch_norms, trace
 from course_utils.quantize.integers import QuantizedTensor
-from course_utils.quantize.weights import find_layers, quantized_weights, remember_grid_
+from course_utils.quantize.rounding import LearnedStep
+from course_utils.quantize.weights import quantized_weights, remember_grid_
 
 
-def save_aware(
-    model: nn.Module, file: Path, architecture: str, about: Mapping[str, str]
-) -> None:
+def save_aware(model: nn.Module, file: Path, architecture: str, about: Mapping[str, str]) -> None:
     """Write a network from ``train_aware`` or ``convert_aware``.
 
     Args:
@@ -30,26 +28,74 @@ def save_aware(
     Raises:
         ValueError: The model has no integers.
     """
-    grids = quantized_weights(model)
-    roundings = find_roundings(model)
+    grids, roundings = quantized_weights(model), find_roundings(model)
     if not grids or not roundings:
         raise ValueError("Only what quantize.convert_aware returned can be written.")
     tensors: dict[str, Tensor] = {}
     for name, grid in grids.items():
+        layer = name.removesuffix(".weight")
         tensors[name] = grid.integers.to(torch.int8)
-        tensors[f"{name}.step"] = grid.scale.flatten()
-    for name in find_layers(model):
-        bias = model.get_submodule(name).bias
-        if bias is not None:
-            tensors[f"{name}.bias"] = bias  # type: ignore[assignment]
+        tensors[f"{layer}.steps"] = grid.scale.flatten()
+        tensors[f"{layer}.bias"] = model.get_submodule(layer).bias  # type: ignore[assignment]
     for name, rounding in roundings.items():
         tensors[f"{name}.step"] = rounding.step.data
-    widths = {name.removesuffix(".weight"): grid.bits for name, grid in grids.items()}
-    limits = {name: (rounding.low, rounding.high) for name, rounding in roundings.items()}
     metadata = {
         **about,
         "architecture": architecture,
-        "widths": json.dumps(widths),
-        "limits": json.dumps(limits),
+        "widths": json.dumps({name.removesuffix(".weight"): g.bits for name, g in grids.items()}),
+        "limits": json.dumps({name: (one.low, one.high) for name, one in roundings.items()}),
     }
     save_file({name: one.contiguous() for name, one in tensors.items()}, file, metadata)
+
+
+def load_aware(architecture: str, bits: int) -> nn.Module:
+    """Return a checkpoint of the course that was trained with rounding, converted.
+
+    Args:
+        architecture: A key of ``models.ARCHITECTURES``.
+        bits: 2 to 8, of all but the first and the last layer.
+
+    Raises:
+        ValueError: There is no such checkpoint.
+        course_utils.verified.DamagedFileError: It is missing or damaged.
+    """
+    file = f"checkpoints/{architecture}_aware{bits}.safetensors"
+    if file not in verified.published_digests():
+        raise ValueError(
+            f"No {architecture!r} was trained for {bits} bits: no data/{file} is known."
+        )
+    return read_aware(verified.read(file), architecture)
+
+
+def read_aware(content: bytes, architecture: str) -> nn.Module:
+    """Return the network in a file of ``save_aware``.
+
+    Raises:
+        ValueError: It is of another architecture, or no such file.
+    """
+    try:
+        about = models.read_metadata(content)
+        tensors = load(content)
+        found, widths, limits = about["architecture"], about["widths"], about["limits"]
+    except Exception as error:  # safetensors and json have classes of their own
+        raise ValueError(f"This is no file of quantize.save_aware ({error!s:.80}).") from None
+    if found != architecture:
+        raise ValueError(
+            f"This checkpoint is of the architecture {found!r}, but {architecture!r} was asked for."
+        )
+    traced = trace(models.build_model(architecture))
+    steps = {name: tensors[f"{name}.step"] for name in json.loads(limits)}
+    roundings = {
+        name: LearnedStep(steps[name], low, high, 1)
+        for name, (low, high) in json.loads(limits).items()
+    }
+    insert_roundings_(traced, roundings)
+    model = fold_batch_norms(traced)
+    for name, bits in json.loads(widths).items():
+        layer = model.get_submodule(name)
+        integers = tensors[f"{name}.weight"].int()
+        scale = tensors[f"{name}.steps"].view(-1, *[1] * (integers.ndim - 1))
+        zero = torch.zeros_like(scale).int()
+        remember_grid_(layer, QuantizedTensor(integers, scale, zero, bits))
+        layer.bias = nn.Parameter(tensors[f"{name}.bias"])
+    return model.requires_grad_(False).eval()

@@ -10,7 +10,7 @@ from course_utils.quantize.integers import QuantizedTensor, make_usable
 from course_utils.quantize.weights import remember_grid_
 
 
-def fold_batch_norms(model: nn.Module) -> nn.Module:
+def fold_batch_norms(model: nn.Module) -> fx.GraphModule:
     """Return a copy in which each batch norm is merged into the convolution before it.
 
     ``gamma * (conv(x) - mean) / sqrt(var + eps) + beta`` is again a convolution: its weights

@@ -9,7 +9,6 @@ from torch import nn
 
 from course_utils.quantize.integers import FLOAT_BITS, QuantizedTensor, quantize_symmetric
 
-
 Widths = int | Mapping[str, int]
 
 

@@ -20,12 +20,11 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from torch import nn
 
 from course_utils import calibrate
-from course_utils.calibrate import Distribution, Range
+from course_utils.calibrate import PIXELS, Distribution, Range, check_images
 from course_utils.quantize import QuantizedTensor
 from course_utils.runtimes.export import export_onnx, open_session, quiet, without_notes
 
 BATCH = 20
-PIXELS = Range(0.0, 1.0)  # what the models of the course take
 OLDEST_OPSET = 13  # the first whose QuantizeLinear takes a scale for each channel
 ACTIVATIONS = {"U8S8": QuantType.QUInt8, "S8S8": QuantType.QInt8}
 Integers = Literal["U8S8", "S8S8"]
@@ -45,7 +44,7 @@ def observe_activations(
         ValueError: There are no images, or they are of a type, shape or scale that the model
             does not take, or not finite.
     """
-    check_calibration(images, pixels)
+    check_images(images, pixels)
     return observe_graph(export_onnx(model, images), images)
 
 
@@ -181,24 +180,6 @@ def quantize_dynamic_graph(graph: onnx.ModelProto, *, reduce_range: bool) -> onn
             weight_type=QuantType.QInt8 if is_signed else QuantType.QUInt8,
         )
         return without_notes(onnx.load(file))
-
-
-def check_calibration(images: np.ndarray, pixels: Range | None = PIXELS) -> None:
-    """Raise ``ValueError`` if ranges cannot be learned from these images."""
-    if images.dtype != np.float32 or images.ndim < 2 or len(images) == 0:
-        raise ValueError(
-            "Calibration takes a batch of float32 images, (n, ...) with n of 1 or more; it was"
-            f" given {images.dtype} of shape {images.shape}."
-        )
-    if not np.isfinite(images).all():
-        raise ValueError("The calibration images hold NaN or infinite values.")
-    low, high = float(images.min()), float(images.max())
-    if pixels is not None and not pixels.low <= low <= high <= pixels.high:
-        raise ValueError(
-            f"The calibration images run from {low:g} to {high:g}, but this model takes pixels from"
-            f" {pixels.low:g} to {pixels.high:g}. Images of whole numbers up to 255 have to be"
-            " divided by 255."
-        )
 
 
 def check_opset(graph: onnx.ModelProto) -> None:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from course_utils.calibrate import Range
-from course_utils.quantize import LearnedStep, find_roundings
+from course_utils.quantize import find_roundings
 from course_utils.quantize.folding import trace
 from course_utils.runtimes.export import export_onnx
 
@@ -110,6 +110,8 @@ def _take_out_(graph: onnx.ModelProto, factor: str) -> str:
     (tensor,) = (name for name in mark.input if name != factor)
     (product,) = mark.output
     is_output = product in {output.name for output in graph.graph.output}
+    old: str
+    new: str
     old, new = (tensor, product) if is_output else (product, tensor)
     for node in nodes:
         node.input[:] = [new if name == old else name for name in node.input]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from course_utils import machine, quantize
+from course_utils import calibrate, machine, quantize
 from course_utils.calibrate import Range
 from course_utils.runtimes import onnx_int8
 from course_utils.runtimes.export import export_onnx, open_session, pack, unpack
@@ -71,7 +71,7 @@ def build(
         )
     is_calibrated_here = bits <= 8 and arithmetic != "dynamic" and ranges is None
     is_calibrated_here &= not rounds_itself
-    onnx_int8.check_calibration(images, onnx_int8.PIXELS if is_calibrated_here else None)
+    calibrate.check_images(images, calibrate.PIXELS if is_calibrated_here else None)
     if arithmetic == "dynamic" and bits < 8:
         raise ValueError(f"Dynamic arithmetic rounds weights to 8 bits itself, not to {bits}.")
     remarks, packed = [], weights

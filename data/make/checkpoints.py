@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from course_utils.models import ARCHITECTURES, build_model
 from course_utils.training import Recipe, evaluate, train
-from idx import read_fashion
+from idx import read_tensors
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -37,11 +37,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    parts = {}
-    for part in ("train", "t10k"):
-        images, labels = read_fashion(arguments.source, part)
-        parts[part] = torch.tensor(images)[:, None] / 255, torch.tensor(labels).long()
-    (images, labels), test = parts["train"], parts["t10k"]
+    (images, labels), test = (read_tensors(arguments.source, part) for part in ("train", "t10k"))
 
     for name in arguments.names:
         if name not in ARCHITECTURES:

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 
 SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -39,3 +40,9 @@ def read_fashion(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return read_idx(folder, f"{part}-images-idx3-ubyte"), read_idx(
         folder, f"{part}-labels-idx1-ubyte"
     )
+
+
+def read_tensors(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the images of ``part``, (n, 1, 28, 28) in [0, 1], and the labels, (n,) int64."""
+    images, labels = read_fashion(folder, part)
+    return torch.tensor(images)[:, None] / 255, torch.tensor(labels).long()

@@ -6,10 +6,13 @@ The references: torch.utils.benchmark.Timer, whose median should lie in the half
 measure.compare states; and ONNX Runtime's own profile, whose time of a call should be within 10 %.
 """
 
+import numpy as np
 import torch
 from torch.utils.benchmark import Timer
 
 from course_utils import datasets, machine, measure, models, runtimes
+
+TURNS = 5
 
 
 def main() -> None:
@@ -29,16 +32,19 @@ def main() -> None:
                 "PyTorch eager": runtimes.build_eager(model, images),
             }
             for label, runner in runners.items():
-                ours = measure.compare(runner, images=images, limit_s=3).latency(0)
                 timer = Timer("runner(images)", globals={"runner": runner, "images": images})
-                theirs_ms = 1000 * timer.blocked_autorange(min_run_time=1).median
-                again = measure.compare(runner, images=images, limit_s=3).latency(0)
-                low, high = min(ours.low, again.low), max(ours.high, again.high)
-                is_within = low <= theirs_ms <= high
+                times_ms, theirs = [], []
+                for _ in range(TURNS):
+                    times_ms.append(measure.compare(runner, images=images, rounds=40).times_ms[0])
+                    theirs.append(1000 * timer.blocked_autorange(min_run_time=0.3).median)
+                ours = measure.summarize_latency(np.concatenate(times_ms), measure.measured_now())
+                theirs_ms = float(np.median(theirs))
+                is_within = ours.low <= theirs_ms <= ours.high
                 profile = runtimes.profile_call(runner, images)
                 off = profile.runtime_ms / profile.call_ms - 1
                 print(
-                    f"{name:22s} {batch:4d}  {label:14s} {ours.value:8.4f} ({low:.4f}–{high:.4f})"
+                    f"{name:22s} {batch:4d}  {label:14s} {ours.value:8.4f}"
+                    f" ({ours.low:.4f}–{ours.high:.4f})"
                     f"  {theirs_ms:8.4f}  {'yes' if is_within else 'NO':>6s}"
                     f"  {profile.runtime_ms:8.4f}  {100 * off:+.1f} %",
                     flush=True,

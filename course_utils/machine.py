@@ -10,6 +10,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Literal
 
 VERSIONED = ("torch", "onnxruntime", "onnx", "numpy")
 
@@ -25,7 +26,8 @@ class Machine:
         memory_gib: Main memory; 0 where the system does not tell.
         vector_instructions: The widest of them, e.g. "AVX2" or "AVX-512".
         int8_instructions: Dot products of bytes, e.g. "VNNI"; empty where there are none.
-        bf16_instructions: Whether bfloat16 is computed in hardware.
+        bf16_instructions: Whether products of bfloat16 are computed in hardware.
+        fp16_instructions: Whether half-precision numbers are, not only turned into fp32 and back.
         system: Operating system and its release.
         python: Version of the interpreter.
         versions: Of the libraries that compute.
@@ -38,6 +40,7 @@ class Machine:
     vector_instructions: str
     int8_instructions: str
     bf16_instructions: bool
+    fp16_instructions: bool
     system: str
     python: str
     versions: dict[str, str]
@@ -64,15 +67,18 @@ def describe() -> Machine:
 
     can = torch.cpu.get_capabilities()
     architecture = str(can.get("architecture") or platform.machine())
-    if architecture.lower() in ("arm64", "aarch64"):
+    is_arm = architecture.lower() in ("arm64", "aarch64")
+    is_apple = is_arm and platform.system() == "Darwin"  # all have dot products and fp16
+    if is_arm:
         vectors = "SVE" if can.get("sve") else "NEON"
-        is_apple = platform.system() == "Darwin"  # every one since the M1 has dot products
         int8 = "dot products of bytes" if can.get("dot") or is_apple else ""
         int8 = "matrix products of bytes (I8MM)" if can.get("i8mm") else int8
     else:
         vectors = "AVX-512" if can.get("avx512_f") else "AVX2" if can.get("avx2") else "SSE"
         int8 = "VNNI" if can.get("avx512_vnni") or can.get("avx_vnni") else ""
         int8 = "AMX and VNNI" if int8 and can.get("amx_int8") else int8
+    bf16 = ("bf16",) if is_arm else ("avx512_bf16", "amx_bf16")
+    fp16 = ("fp16_arith",) if is_arm else ("avx512_fp16", "amx_fp16")
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
@@ -88,7 +94,8 @@ def describe() -> Machine:
         memory_gib=round(memory_gib, 1),
         vector_instructions=vectors,
         int8_instructions=int8,
-        bf16_instructions=bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")),
+        bf16_instructions=any(can.get(name) for name in bf16),
+        fp16_instructions=is_apple or any(can.get(name) for name in fp16),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions={name: importlib.metadata.version(name) for name in VERSIONED},
@@ -120,6 +127,21 @@ def explain_int8() -> str:
     )
 
 
+def explain_16_bits(precision: Literal["bf16", "fp16"]) -> str:
+    """Return in a sentence or two what this machine does with 16-bit floating-point numbers."""
+    machine = describe()
+    has = machine.bf16_instructions if precision == "bf16" else machine.fp16_instructions
+    if has:
+        return (
+            f"{precision}: this processor has instructions for it. A layer gains from them only"
+            " if a library has a kernel for it that uses them."
+        )
+    return (
+        f"{precision}: no instructions for it. Each number is turned into fp32 and back, so it is"
+        " slower than fp32, not faster."
+    )
+
+
 def explain() -> str:
     """Return the machine in words: what will be fast here, and what will not."""
     machine = describe()
@@ -133,11 +155,7 @@ def explain() -> str:
         f"Vector instructions: {machine.vector_instructions}.",
     ]
     lines.append(explain_int8())
-    lines.append(
-        "bf16: computed in hardware."
-        if machine.bf16_instructions
-        else "bf16: no instructions for it. It is emulated, and slower than fp32, not faster."
-    )
+    lines += [explain_16_bits(precision) for precision in ("bf16", "fp16")]
     if machine.cores == 1:
         lines.append("Threads: one core only, so nothing here can be made faster by threads.")
     else:

@@ -139,16 +139,22 @@ def describe_training(name: str) -> dict[str, str]:
     return read_metadata(verified.read(f"checkpoints/{name}.safetensors"))
 
 
-def load_pretrained(name: str) -> nn.Module:
+def load_pretrained(name: str, checkpoint: str | None = None) -> nn.Module:
     """Return a trained model of the course, in evaluation mode on the CPU.
 
     Args:
         name: A key of ``ARCHITECTURES``, e.g. "resnet8_w32_fashion".
+        checkpoint: The file in ``data/checkpoints``, without its ending, where it has not the name
+            of the architecture.
 
     Raises:
-        ValueError: There is no model of that name.
+        ValueError: There is no model of that name, or the checkpoint is of another architecture.
         course_utils.verified.DamagedFileError: Its checkpoint is missing or damaged.
     """
     model = build_model(name)
-    model.load_state_dict(load_weights(verified.read(f"checkpoints/{name}.safetensors")))
+    weights = load_weights(verified.read(f"checkpoints/{checkpoint or name}.safetensors"))
+    wanted = {key: value.shape for key, value in model.state_dict().items()}
+    if {key: value.shape for key, value in weights.items()} != wanted:
+        raise ValueError(f"The checkpoint {checkpoint!r} is not of the architecture {name!r}.")
+    model.load_state_dict(weights)
     return model.eval()

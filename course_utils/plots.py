@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from course_utils.lab.spec import Chart, Histogram
+    from course_utils.lab.details import Detail, Histogram
+    from course_utils.lab.spec import Chart
     from course_utils.layer_times import LayerTime
     from course_utils.roofline import Roofline
     from course_utils.sweep import Sweep
 
+GREY = "#999999"  # of bars that are no curve's
 MOST_LETTERS = 24  # of all names under an axis, before they are turned
 # Okabe & Ito's palette, with a dash and a marker each, so that colour is never the only cue.
 STYLES: tuple[dict[str, Any], ...] = (
@@ -108,7 +110,7 @@ def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes
 
 def plot_histogram(ax: Axes, histogram: Histogram) -> Axes:
     """Draw counts as steps, few levels as vertical lines, and shade what is clipped."""
-    ax.stairs(histogram.counts, histogram.edges, fill=True, color="#999999")
+    ax.stairs(histogram.counts, histogram.edges, fill=True, color=GREY)
     if histogram.is_log:
         ax.set(xscale="log", yscale="log", ylim=(0.5, None), xlim=histogram.edges[[0, -1]])
     if histogram.limits is not None:
@@ -125,14 +127,14 @@ def plot_histogram(ax: Axes, histogram: Histogram) -> Axes:
     return ax
 
 
-def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Histogram | None) -> Figure:
-    """Return a panel's curves as one figure, beside one of its histograms, if it has any."""
+def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Detail | None) -> Figure:
+    """Return a panel's curves as one figure, beside one of its pictures, if it has any."""
     count = len(charts) + bool(detail)
     axes = new_axes(count, width=10 if count > 2 else 7)
     for ax, chart in zip(axes, charts, strict=False):
         plot_chart(ax, sweep, chart)
     if detail:
-        plot_histogram(axes[-1], detail)
+        detail.draw(axes[-1])
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     return figure
@@ -183,25 +185,41 @@ def plot_roofline(
     return ax
 
 
-def plot_bars(ax: Axes, values: Mapping[str, float], unit: str) -> Axes:
+def plot_bars(
+    ax: Axes,
+    values: Mapping[str, float],
+    unit: str,
+    *,
+    in_order: bool = False,
+    color: str = STYLES[0]["color"],
+) -> Axes:
     """Draw a horizontal bar for each value, the largest on top, with its number.
 
     Args:
         ax: Where to draw.
         values: By name, 0 or more.
         unit: Of the values.
+        in_order: Whether to keep the order of the values instead.
+        color: Of the bars.
 
     Raises:
         ValueError: There are no values, or one is negative or no number.
     """
     if not values or not all(value >= 0 for value in values.values()):
         raise ValueError(f"Bars need values of 0 or more, at least one; these are {dict(values)}.")
-    bars = sorted(values.items(), key=lambda item: -item[1])
+    bars = list(values.items())
+    if not in_order:
+        bars.sort(key=lambda item: -item[1])
     places = np.arange(len(bars))
-    drawn = ax.barh(places, [value for _, value in bars], color=STYLES[0]["color"])
-    ax.bar_label(drawn, [f"{value:.3g}" for _, value in bars], padding=3, fontsize="small")
+    drawn = ax.barh(places, [value for _, value in bars], color=color)
+    ax.bar_label(drawn, [write_value(value) for _, value in bars], padding=3, fontsize="small")
     ax.set_yticks(places, [name for name, _ in bars])
     ax.invert_yaxis()
     ax.margins(x=0.12)
     ax.set_xlabel(unit)
     return ax
+
+
+def write_value(value: float) -> str:
+    """Return a whole number with all its digits, any other with three."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"

@@ -35,7 +35,7 @@ class Recipe:
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number.
+    """The loss, or a weight, is no longer a number.
 
     Attributes:
         model: As it was after the last epoch that went well, in evaluation mode on the CPU.
@@ -86,6 +86,7 @@ def train(
     device: str = "cpu",
     state_file: Path | None = None,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
     compiled: bool = False,
 ) -> nn.Module:
     """Return a trained copy of the model, in evaluation mode on the CPU.
@@ -98,14 +99,15 @@ def train(
         device: Where to train, e.g. "cpu" or "cuda".
         state_file: Rewritten after each epoch; training goes on from it where it exists.
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; epochs count from 1.
+        on_step: Called with the loss of each step.
         compiled: Whether ``torch.compile`` makes the steps faster, which takes half a minute first
             and a C++ compiler.
 
     Raises:
         ValueError: The state file is of another architecture or recipe, or damaged; or there are
             fewer images than a batch.
-        DivergedError: The loss is no longer a number. The state file, and the error itself, keep
-            what the last good epoch left.
+        DivergedError: The loss, or a weight, is no longer a number. The state file, and the error
+            itself, keep what the last good epoch left.
     """
     model = copy.deepcopy(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -143,12 +145,16 @@ def train(
             loss = loss_of(forward(batch), labels[rows].to(device))
             total += loss.item()
             if not math.isfinite(total):
-                model.load_state_dict(good)
-                raise DivergedError(_advise(recipe, epoch, state_file), model.to("cpu").eval())
+                break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+            if on_step is not None:
+                on_step(loss.item())
+        if not (math.isfinite(total) and _is_finite(model)):
+            model.load_state_dict(good)
+            raise DivergedError(_advise(recipe, epoch, state_file), model.to("cpu").eval())
         if state_file is not None:
             state = {name: part.state_dict() for name, part in parts.items()}
             _write_state(state_file, {**origin, "epoch": epoch, **state})
@@ -158,17 +164,20 @@ def train(
 
 
 def describe_architecture(model: nn.Module) -> str:
-    """Return the class, the number of parameters and a digest of their names and shapes."""
+    """Return the class, the number of parameters, the widths, and a digest of layers and shapes."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     count = sum(parameter.numel() for parameter in model.parameters())
-    return f"{type(model).__name__} of {count:,} parameters ({fingerprint.of(shapes)})"
+    widths = sorted({layer.bits for layer in model.modules() if hasattr(layer, "bits")})  # type: ignore[type-var]
+    rounded = f" rounded to {', '.join(map(str, widths))} bits" if widths else ""
+    digest = fingerprint.of(shapes, repr(model))
+    return f"{type(model).__name__} of {count:,} parameters{rounded} ({digest})"
 
 
 def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
     """Return a state of training, if it is one of this model and this recipe."""
     cure = f"Remove {file}, or name another file, to start from the beginning."
     try:
-        state: dict[str, Any] = torch.load(file, weights_only=True)
+        state: dict[str, Any] = dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # pickle, zip and torch have classes of their own
         raise ValueError(f"{file} is no state of a training ({error!s:.80}). {cure}") from None
     for what, wanted in origin.items():
@@ -182,19 +191,26 @@ def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
 
 def _write_state(file: Path, state: Mapping[str, object]) -> None:
     """Write a state of training, all of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, file)
 
 
+def _is_finite(model: nn.Module) -> bool:
+    """Return whether all weights and statistics are numbers; the last step may have ruined some."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
 def _advise(recipe: Recipe, epoch: int, state_file: Path | None) -> str:
     kept = "the model after the last good epoch is kept in this error's `model`"
     if state_file is not None and epoch > 1:
-        kept += f", and the state of the training in {state_file}"
+        kept += f", and the state of the training, for this recipe only, in {state_file}"
     return (
-        f"The loss is no longer a number in epoch {epoch}; {kept}. Take a smaller learning rate"
-        f" than {recipe.peak_learning_rate:g}, a tenth of it for instance; in fp16, scale the loss"
-        " (a smaller scale if it overflows); and see whether images or weights hold NaN."
+        f"The loss, or a weight, is no longer a number in epoch {epoch}; {kept}. Take a smaller"
+        f" learning rate than {recipe.peak_learning_rate:g}, a tenth of it for instance; in fp16,"
+        " scale the loss (a smaller scale if it overflows); and see whether images or weights hold"
+        " NaN."
     )
 
 

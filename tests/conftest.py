@@ -1,5 +1,6 @@
 """Shared by the tests: folders of their own, and data and models small enough to be quick."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from course_utils import models, quantize
 from course_utils.datasets import Split
 from course_utils.measure import timing_lock
 from course_utils.runtimes import Runner
+from course_utils.training import Recipe, train
 
 HERE = Path(__file__).parent
 
@@ -121,3 +123,44 @@ def tiny_mlp() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return quantize.fold_batch_norms(models.MLP([144, 64, 32, 10]))
+
+
+PLAIN = Recipe(
+    epochs=4, batch=50, peak_learning_rate=0.1, flip=False, shift_pixels=0, erase_pixels=0
+)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Split:
+    """Return 800 noisy pictures of ten patterns, 1x12x12, of bytes: the last 200 are to test on."""
+    random = np.random.default_rng(0)
+    patterns = random.random((10, 4, 4)).repeat(3, 1).repeat(3, 2)
+    labels = np.arange(800) % 10
+    noisy = 0.25 + 0.5 * patterns[labels] + 0.3 * random.normal(size=(800, 12, 12))
+    pixels = np.round(255 * np.clip(noisy, 0, 1)) / 255
+    return Split(pixels[:, None].astype(np.float32), labels)
+
+
+@pytest.fixture(scope="session")
+def trained_resnet(pictures) -> nn.Module:
+    """Return a ResNet-8 of width 4 that knows the patterns, with its batch norms."""
+    return _train(lambda: models.ResNet8(width=4), pictures, PLAIN)
+
+
+@pytest.fixture(scope="session")
+def trained_mlp(pictures) -> nn.Module:
+    """Return three fully connected layers that know the patterns."""
+    recipe = dataclasses.replace(PLAIN, epochs=8)
+    return _train(lambda: models.MLP([144, 32, 24, 10]), pictures, recipe)
+
+
+def _train(make: Callable[[], nn.Module], pictures: Split, recipe: Recipe) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make()
+    images, labels = torch.from_numpy(pictures.images), torch.from_numpy(pictures.labels)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained = train(model, images[:600], labels[:600], recipe)
+    torch.set_num_threads(threads)
+    return trained

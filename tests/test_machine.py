@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from course_utils import machine
-from course_utils.machine import Machine, describe, explain, explain_int8, int8_sums_overflow
+from course_utils.machine import (
+    Machine,
+    describe,
+    explain,
+    explain_16_bits,
+    explain_int8,
+    int8_sums_overflow,
+)
 
 OLD_X86 = Machine(
     cpu="Some Xeon",
@@ -21,6 +28,7 @@ OLD_X86 = Machine(
     vector_instructions="AVX2",
     int8_instructions="",
     bf16_instructions=False,
+    fp16_instructions=False,
     system="Linux 6.1",
     python="3.11.7",
     versions={"torch": "2.13.0"},
@@ -53,6 +61,7 @@ def test_this_machine_is_described():
     assert here.memory_gib >= 0
     assert here.vector_instructions in {"SSE", "AVX2", "AVX-512", "NEON", "SVE"}
     assert isinstance(here.bf16_instructions, bool)
+    assert isinstance(here.fp16_instructions, bool)
     assert here.python == platform.python_version()
     assert here.system.startswith(platform.system())
     assert here.versions["numpy"] == version("numpy")
@@ -86,10 +95,42 @@ def test_the_widest_instructions_are_named(tells, vectors, int8, monkeypatch):
     assert bool(described.int8_instructions) == bool(int8)
 
 
-def test_every_apple_processor_has_dot_products(monkeypatch):
+@pytest.mark.parametrize(
+    ("tells", "bf16", "fp16"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "f16c": True}, False, False),  # f16c only casts
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True}, True, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "avx512_fp16": True}, True, True),
+        ({"architecture": "x86_64", "amx_bf16": True}, True, False),
+        ({"architecture": "x86_64", "amx_fp16": True}, False, True),
+        ({"architecture": "aarch64"}, False, False),
+        ({"architecture": "aarch64", "fp16_arith": True}, False, True),
+        ({"architecture": "arm64", "bf16": True, "fp16_arith": True}, True, True),
+    ],
+)
+def test_instructions_for_16_bits_are_found(tells, bf16, fp16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: tells)
+    monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
+    described = describe.__wrapped__()
+    assert (described.bf16_instructions, described.fp16_instructions) == (bf16, fp16)
+
+
+def test_every_apple_processor_has_dot_products_and_fp16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "arm64"})
     monkeypatch.setattr(machine.platform, "system", lambda: "Darwin")
-    assert describe.__wrapped__().int8_instructions.startswith("dot product")
+    described = describe.__wrapped__()
+    assert described.int8_instructions.startswith("dot product")
+    assert described.fp16_instructions
+    assert not described.bf16_instructions
+
+
+def test_an_apple_system_on_an_intel_processor_is_no_apple_processor(monkeypatch):
+    tells = {"architecture": "x86_64", "avx2": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: tells)
+    monkeypatch.setattr(machine.platform, "system", lambda: "Darwin")
+    described = describe.__wrapped__()
+    assert described.int8_instructions == ""
+    assert not described.fp16_instructions
 
 
 def test_the_description_names_processor_cores_and_instructions():
@@ -115,6 +156,7 @@ def test_the_id_is_short_and_stays_the_same():
         {"cpu": "Another Xeon"},
         {"cores": 4},
         {"int8_instructions": "VNNI"},
+        {"fp16_instructions": True},
         {"system": "Linux 6.2"},
         {"python": "3.12.0"},
     ],
@@ -155,13 +197,25 @@ def test_int8_in_words_without_instructions_for_it(pretend):
     assert "7 bits" not in explain_int8()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("has", [True, False])
+def test_16_bits_in_words(precision, has, monkeypatch):
+    changed = replace(OLD_X86, **{f"{precision}_instructions": has})
+    monkeypatch.setattr(machine, "describe", lambda: changed)
+    words = explain_16_bits(precision)
+    assert words.startswith(f"{precision}: ")
+    assert ("has instructions for it" in words) == has
+    assert ("slower than fp32" in words) != has
+
+
 def test_the_machine_in_words():
     words = explain()
     assert describe().cpu in words
     assert f"torch {version('torch')}" in words
     assert describe().vector_instructions in words
     assert explain_int8() in words
-    assert "bf16" in words
+    assert explain_16_bits("bf16") in words
+    assert explain_16_bits("fp16") in words
 
 
 def test_one_core_and_no_known_memory_in_words(monkeypatch):

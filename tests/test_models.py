@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 
 from course_utils import datasets, models, training, verified
 from course_utils.models import ARCHITECTURES, MLP, ResNet8, build_model, count_parameters
@@ -128,6 +129,48 @@ def test_the_model_of_the_lessons_is_accurate():
     assert float(metadata_of("resnet8_w32_fashion")["test_accuracy"]) >= 0.93
 
 
+def test_a_checkpoint_of_another_architecture_is_refused_with_both_named():
+    with pytest.raises(ValueError, match="checkpoint 'resnet8_w16_fashion'.*'resnet8_w32_fashion'"):
+        models.load_pretrained("resnet8_w32_fashion", "resnet8_w16_fashion")
+
+
+def test_a_checkpoint_may_have_another_name_than_its_architecture():
+    named = models.load_pretrained("lenet_300_100_fashion", "lenet_300_100_fashion")
+    plain = models.load_pretrained("lenet_300_100_fashion")
+    for mine, theirs in zip(named.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+# Notes in a file
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_is_told_of_a_training_is_what_the_file_says(name):
+    assert models.describe_training(name) == metadata_of(name)
+
+
+def test_notes_are_read_without_the_tensors():
+    noted = {"recipe": "a pinch of salt", "größe": "ein Löffel"}
+    content = save({"weight": torch.ones(3)}, noted)
+    assert models.read_metadata(content) == noted
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"1234567", b"certainly no safetensors file", bytes(100),
+        b"\xff" * 20, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"17",
+        save({"weight": torch.ones(3)}),  # it has no notes
+        save({"weight": torch.ones(3)}, {"a": "b"})[:20],
+    ],
+)  # fmt: skip
+def test_a_file_without_notes_is_refused(content):
+    with pytest.raises(ValueError, match="no safetensors file with notes") as error:
+        models.read_metadata(content)
+    assert error.value.__suppress_context__
+    assert len(str(error.value)) < 200
+
+
 SMALLEST = "lenet_300_100_fashion"
 CHECKPOINT = f"checkpoints/{SMALLEST}.safetensors"
 
@@ -151,6 +194,14 @@ def test_a_checkpoint_with_a_changed_byte_is_refused(copied_checkpoint, position
     copied_checkpoint.write_bytes(content)
     with pytest.raises(verified.DamagedFileError, match=f"data/{CHECKPOINT} is damaged.*git check"):
         models.load_pretrained(SMALLEST)
+
+
+def test_nothing_is_told_of_a_missing_or_damaged_checkpoint(copied_checkpoint):
+    copied_checkpoint.write_bytes(copied_checkpoint.read_bytes()[:-1])
+    with pytest.raises(verified.DamagedFileError, match=f"data/{CHECKPOINT} is damaged"):
+        models.describe_training(SMALLEST)
+    with pytest.raises(verified.DamagedFileError, match=r"data/checkpoints/other\.safetensors"):
+        models.describe_training("other")
 
 
 def test_a_missing_checkpoint_is_named(copied_checkpoint):

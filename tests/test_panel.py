@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from course_utils import lab, plots, progress, sweep
+from course_utils.lab.details import Bars, Histogram, tell_detail
 from course_utils.lab.panel import Panel
 from course_utils.lab.quiz import Question, Quiz
 from course_utils.lab.readouts import (
@@ -22,7 +23,7 @@ from course_utils.lab.readouts import (
     format_value,
     make_cards,
 )
-from course_utils.lab.spec import Chart, Histogram
+from course_utils.lab.spec import Chart
 from course_utils.measure import Measurement, Provenance
 from course_utils.sweep import Point, Sweep
 from course_utils.sweep.classifier import Classification
@@ -778,10 +779,9 @@ def unpack_details(panel: Panel) -> tuple[np.ndarray, ...]:
     """Return what the page reads: heights of bars, levels and limits; a row for each point."""
     detail, count = panel.spec["detail"], len(panel.spec["points"])
     numbers = np.frombuffer(panel.numbers, np.float32)
-    widths = [6, detail["bins"], detail["levels"], 2]
-    assert len(numbers) == count * sum(widths)
-    parts = np.split(numbers, np.cumsum(widths)[:-1] * count)
-    _, heights, levels, limits = (part.reshape(count, -1) for part in parts)
+    widths = [detail["bins"], detail["levels"], 2]
+    rows = numbers[6 * count :].reshape(count, sum(widths))
+    heights, levels, limits = np.split(rows, np.cumsum(widths)[:-1], axis=1)
     return heights, levels, limits
 
 
@@ -867,10 +867,80 @@ def test_the_height_and_place_of_an_example():
     assert np.allclose(logarithmic.place([-1.0, 0.0, 0.1, 1.0, 1000.0]), [-2, -2, -1, 0, 3])
 
 
+# Bars instead
+
+
+LAYERS = ["stem", "block2.shortcut.0", "encoder.layers.11.attention.output.dense"]
+
+
+def bars_at(bits, scheme):
+    """Return bars of up to 8; those of the last layer are no whole numbers."""
+    values = [bits, 2, bits / 3 if scheme == "per tensor" else 8]
+    title = f"{bits} bits, {scheme}"
+    return Bars(title, "bits of each weight", dict(zip(LAYERS, values, strict=True)))
+
+
+def test_the_buffer_holds_the_bars_of_every_setting(planted):
+    panel = Panel(planted, "Bits", detail=bars_at)
+    detail, count = panel.spec["detail"], len(planted.points)
+    numbers = np.frombuffer(panel.numbers, np.float32)
+    assert np.array_equal(numbers[: 6 * count].reshape(count, 6), expected_curves(planted))
+    rows = numbers[6 * count :].reshape(count, len(LAYERS))
+    for n, setting in enumerate(SETTINGS):
+        bars = bars_at(**setting)
+        assert np.allclose(rows[n], list(bars.values.values()))
+        assert detail["titles"][n] == bars.title
+        assert detail["words"][n] == list(bars.words().items())
+        assert detail["said"][n] == tell_detail(bars)
+    assert detail["kind"] == "bars"
+    assert detail["axis"] == "bits of each weight"
+    assert detail["high"] == 8
+    assert [tick["label"] for tick in detail["ticks"]] == ["0", "2", "4", "6", "8"]
+
+
+def test_bars_add_nothing_to_the_key(planted):
+    assert Panel(planted, "Bits", detail=bars_at).spec["key"] == Panel(planted, "Bits").spec["key"]
+
+
+@pytest.mark.parametrize("detail", [bars_at, histogram_at])
+def test_the_picture_of_the_chosen_setting_can_be_read_in_python(planted, detail):
+    panel = Panel(planted, "Bits", detail=detail)
+    for setting in SETTINGS:
+        panel.choose(**setting)
+        assert tell_detail(panel.detail) == tell_detail(detail(**setting))
+        assert np.array_equal(panel.detail.row(), detail(**setting).row(), equal_nan=True)
+    assert Panel(planted, "Bits").detail is None
+
+
+def test_pictures_of_two_kinds_are_refused(planted):
+    def detail(bits, scheme):
+        return (bars_at if bits == 4 else histogram_at)(bits, scheme)
+
+    with pytest.raises(ValueError, match=r"show the same kind of picture, not"):
+        Panel(planted, "Bits", detail=detail)
+
+
+def test_bars_of_other_names_at_some_setting_are_refused(planted):
+    def detail(bits, scheme):
+        return Bars("widths", "bits", {"stem": 1, "head" if bits < 8 else "tail": 2})
+
+    with pytest.raises(ValueError, match=r"the same bars in the same order.*'head'.*'tail'"):
+        Panel(planted, "Bits", detail=detail)
+
+
+def test_the_sentence_tells_the_bars_of_the_picture(planted):
+    predict = {"bits": 4, "scheme": "per tensor"}
+    for options, setting in (({}, planted.against), ({"predict": predict}, predict)):
+        sentence = Panel(planted, "Bits", detail=bars_at, **options).alt()
+        assert f"; {tell_detail(bars_at(**setting))}; measured: " in sentence
+    told = Panel(planted, "Bits", detail=histogram_at).alt()
+    assert told == Panel(planted, "Bits").alt()
+
+
 # The static twin
 
 
-@pytest.mark.parametrize("detail", [None, histogram_at, clipped_at, log_at])
+@pytest.mark.parametrize("detail", [None, histogram_at, clipped_at, log_at, bars_at])
 def test_the_picture_is_the_same_for_every_setting(planted, detail):
     panel = Panel(planted, "Bits", detail=detail)
     sizes = set()

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from course_utils import plots
-from course_utils.lab import Chart, Histogram
+from course_utils.lab import Bars, Chart, Histogram
 from course_utils.layer_times import LayerTime
 from course_utils.measure import Measurement, Provenance
 from course_utils.roofline import Roofline
@@ -268,6 +268,10 @@ def test_a_panel_s_picture_shows_its_charts_and_a_detail(charts):
     assert [ax.get_ylabel() for ax in figure.axes] == [*titles, "count"]
     (steps,) = figure.axes[-1].patches
     assert np.array_equal(steps.get_data().values, detail.counts)
+    figure = plots.draw_panel(sweep, charts, Bars("widths", "bits", {"stem": 3, "head": 8}))
+    *curves, bars = figure.axes
+    assert [ax.get_ylabel() for ax in curves] == titles
+    assert bar_lengths(bars) == {"stem": 3, "head": 8}
 
 
 # The roofline, and bars
@@ -353,6 +357,14 @@ def test_bars_stand_with_the_largest_on_top_and_their_numbers_beside_them():
     assert ax.yaxis_inverted()
     assert [text.get_text() for text in ax.texts] == ["3.25", "1", "0"]
     assert ax.get_xlabel() == "ms"
+
+
+def test_bars_can_keep_the_order_that_they_are_given_in():
+    (ax,) = plots.new_axes()
+    plots.plot_bars(ax, {"a": 1.0, "b": 3.25, "c": 1234.0}, "ms", in_order=True)
+    assert list(bar_lengths(ax).items()) == [("a", 1.0), ("b", 3.25), ("c", 1234.0)]
+    assert ax.yaxis_inverted()
+    assert [text.get_text() for text in ax.texts] == ["1", "3.25", "1,234"]
 
 
 @pytest.mark.parametrize("values", [{}, {"a": -1.0}, {"a": float("nan")}])

@@ -631,6 +631,148 @@ def test_a_model_that_was_not_quantized_is_not_narrowed(tiny_mlp):
     assert all(torch.equal(before[name], value) for name, value in narrowed.state_dict().items())
 
 
+# A width for each layer
+
+
+def test_each_layer_gets_its_own_width(tiny_mlp):
+    widths = {"layers.0": 3, "layers.1": 32, "layers.2": 16}
+    quantized = quantize_weights(tiny_mlp, widths)
+    grids = quantized_weights(quantized)
+    assert {name: grid.bits for name, grid in grids.items()} == {
+        "layers.0.weight": 3, "layers.2.weight": 16,
+    }  # fmt: skip
+    for name, bits in widths.items():
+        alone = quantize_weights(tiny_mlp, bits).get_parameter(f"{name}.weight")
+        assert torch.equal(quantized.get_parameter(f"{name}.weight"), alone)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16, 32])
+def test_one_width_for_each_layer_is_the_width_of_all(tiny_convnet, bits):
+    widths = dict.fromkeys(quantize.count_weights(tiny_convnet), bits)
+    one, other = (quantize_weights(tiny_convnet, given_) for given_ in (bits, widths))
+    before, after = one.state_dict(), other.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert quantized_weights(one).keys() == quantized_weights(other).keys()
+
+
+def test_the_order_of_the_names_does_not_matter(tiny_mlp):
+    widths = {"layers.0": 3, "layers.1": 4, "layers.2": 5}
+    turned = dict(reversed(widths.items()))
+    one, other = (quantize_weights(tiny_mlp, given_).state_dict() for given_ in (widths, turned))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("layers.O", "layers.0"), ("layer.1", "layers.1"), ("layers.2.weight", "layers.2")],
+)
+def test_a_layer_that_does_not_exist_is_named_with_the_nearest(tiny_mlp, name, nearest):
+    widths = {"layers.0": 4, "layers.1": 4, "layers.2": 4, name: 4}
+    with pytest.raises(ValueError, match=f"no layer {name!r} .*Did you mean {nearest!r}"):
+        quantize_weights(tiny_mlp, widths)
+
+
+def test_a_name_that_is_near_to_none_is_answered_with_all(tiny_mlp):
+    with pytest.raises(ValueError, match="no layer 'stem' to round") as error:
+        quantize_weights(tiny_mlp, {"stem": 4})
+    assert "Did you mean" not in str(error.value)
+    assert "['layers.0', 'layers.1', 'layers.2']" in str(error.value)
+
+
+def test_layers_without_a_width_are_named(tiny_mlp):
+    with pytest.raises(ValueError, match=r"none for \['layers\.0', 'layers\.2'\]"):
+        quantize_weights(tiny_mlp, {"layers.1": 4})
+    with pytest.raises(ValueError, match="Each layer needs a width"):
+        quantize_weights(tiny_mlp, {})
+
+
+@pytest.mark.parametrize("bits", [1, 17, 33, 0])
+def test_the_layer_of_a_width_that_does_not_exist_is_named(tiny_mlp, bits):
+    widths = {"layers.0": 4, "layers.1": bits, "layers.2": 4}
+    with pytest.raises(ValueError, match=rf"'layers\.1'.*{bits} bits cannot be made here"):
+        quantize_weights(tiny_mlp, widths)
+
+
+# Batch norms folded into steps
+
+
+def rounded_before_its_norm(bits: int, gamma: list[float]) -> nn.Module:
+    """Return a convolution of integers, and a batch norm of three channels behind it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(quantize_weights(nn.Conv2d(2, 3, 3), bits), nn.BatchNorm2d(3))
+    give_statistics_(model)
+    model[1].weight.data = torch.tensor(gamma)
+    return model
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("gamma", [[1.0, 0.3, 2.0], [-1.0, 0.5, -0.25]])
+def test_folding_keeps_the_integers_and_changes_their_steps(bits, gamma):
+    model = rounded_before_its_norm(bits, gamma)
+    (before,) = quantized_weights(model).values()
+    folded = fold_batch_norms(model)
+    (after,) = quantized_weights(folded).values()
+    signs = torch.tensor(gamma).sign().view(3, 1, 1, 1)
+    assert torch.equal(after.integers, before.integers * signs.int())
+    assert after.integers.dtype == torch.int32
+    gain = torch.tensor(gamma).abs() / (model[1].running_var + model[1].eps).sqrt()
+    assert torch.allclose(after.scale, before.scale * gain.view(3, 1, 1, 1))
+    assert (after.scale > 0).all()
+    assert after.bits == bits
+    assert norms_of(folded) == []
+    assert_same_output(model, folded, (4, 2, 7, 7))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-40, -1e-42])
+def test_a_channel_that_its_norm_switches_off_has_zeros_and_a_step(gamma):
+    model = rounded_before_its_norm(4, [gamma, 1.0, 1.0])
+    (before,) = quantized_weights(model).values()
+    folded = fold_batch_norms(model)
+    (after,) = quantized_weights(folded).values()
+    assert (after.integers[0] == 0).all()
+    assert torch.equal(after.integers[1:], before.integers[1:])
+    assert torch.equal(after.scale[0], before.scale[0])
+    assert_same_output(model, folded, (4, 2, 7, 7))
+
+
+def test_one_step_for_the_layer_becomes_one_for_each_channel():
+    model = rounded_before_its_norm(4, [1.0, 0.5, 2.0])
+    model[0] = quantize_weights(nn.Sequential(model[0]), 4, per_channel=False)[0]
+    (before,) = quantized_weights(model).values()
+    assert before.scale.numel() == 1
+    folded = fold_batch_norms(model)
+    (after,) = quantized_weights(folded).values()
+    assert after.scale.shape == (3, 1, 1, 1)
+    assert torch.equal(after.integers, before.integers)
+    assert_same_output(model, folded, (4, 2, 7, 7))
+
+
+def test_a_norm_without_gamma_is_folded_into_steps_too():
+    model = rounded_before_its_norm(4, [1.0, 1.0, 1.0])
+    model[1] = nn.BatchNorm2d(3, affine=False)
+    give_statistics_(model)
+    folded = fold_batch_norms(model)
+    assert norms_of(folded) == []
+    assert quantized_weights(folded).keys() == {"0.weight"}
+    assert_same_output(model, folded, (4, 2, 7, 7))
+
+
+# Integers that fill a byte
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_spread_integers_stand_for_the_same_numbers(bits):
+    weight = quantize_symmetric(torch.linspace(-1, 1, 60).reshape(3, 20), bits, channel_axis=0)
+    spread = quantize.spread_integers(weight)
+    assert torch.equal(spread.dequantize(), weight.dequantize())
+    assert spread.bits == max(bits, 7)
+    assert spread.integers.abs().max() <= 2 ** (spread.bits - 1) - 1
+    if bits < 7:
+        assert spread.integers.abs().max() > 31  # more would not fit
+    assert (spread.integers % 2 ** max(7 - bits, 0) == 0).all()
+
+
 # Packing
 
 

@@ -1,7 +1,9 @@
 """Training: the augmentation, that it learns, and that it goes on where it broke off."""
 
 import copy
+import dataclasses
 import math
+import signal
 
 import pytest
 import torch
@@ -9,7 +11,14 @@ from torch.nn import functional as F
 
 from course_utils import training
 from course_utils.models import MLP, ResNet8
-from course_utils.training import Recipe, augment, evaluate, train
+from course_utils.training import (
+    DivergedError,
+    Recipe,
+    augment,
+    describe_architecture,
+    evaluate,
+    train,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -226,6 +235,233 @@ def test_a_finished_training_is_not_repeated(bright_halves, untrained, tmp_path)
     )
     assert epochs == []
     assert_same_weights(again, finished)
+
+
+def test_each_step_tells_its_loss(bright_halves, untrained):
+    steps, epochs = [], []
+    train(
+        untrained, *bright_halves, RECIPE,
+        on_epoch=lambda epoch, loss, model: epochs.append(loss), on_step=steps.append,
+    )  # fmt: skip
+    assert len(steps) == RECIPE.epochs * 6
+    for epoch, loss in enumerate(epochs):
+        assert loss == pytest.approx(sum(steps[6 * epoch : 6 * epoch + 6]) / 6)
+
+
+@pytest.mark.parametrize("cut", [1, 6 + 4, 3 * 6 + 5])
+def test_an_interrupt_in_the_middle_of_an_epoch_costs_that_epoch_alone(
+    bright_halves, untrained, tmp_path, cut
+):
+    """The learner presses the button to stop; what follows ends with the same weights, bit by bit."""
+    unbroken = train(untrained, *bright_halves, RECIPE)
+    state_file = tmp_path / "resnet.train_state"
+    steps = []
+
+    def press_stop(loss):
+        steps.append(loss)
+        if len(steps) == cut:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(untrained, *bright_halves, RECIPE, state_file=state_file, on_step=press_stop)
+    finished = (cut - 1) // 6
+    assert state_file.exists() == (finished > 0)
+    epochs = []
+    resumed = train(
+        untrained, *bright_halves, RECIPE, state_file=state_file,
+        on_epoch=lambda epoch, loss, model: epochs.append(epoch),
+    )  # fmt: skip
+    assert epochs == list(range(finished + 1, RECIPE.epochs + 1))
+    assert_same_weights(resumed, unbroken)
+
+
+def test_the_folder_of_the_state_is_made(bright_halves, untrained, tmp_path):
+    state_file = tmp_path / "not" / "there" / "resnet.train_state"
+    train(untrained, *bright_halves, dataclasses.replace(RECIPE, epochs=1), state_file=state_file)
+    assert [file.name for file in state_file.parent.iterdir()] == ["resnet.train_state"]
+
+
+# Losses that are no numbers
+
+
+def poison(monkeypatch, step):
+    """Let the images of one step hold NaN, as if the training had diverged there."""
+    steps = []
+
+    def augment_until_then(*arguments):
+        steps.append(1)
+        return augment(*arguments) * (math.nan if len(steps) == step else 1)
+
+    monkeypatch.setattr(training, "augment", augment_until_then)
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (6, 1), (7, 2), (2 * 6 + 3, 3), (4 * 6, 4)])
+def test_a_loss_that_is_no_number_keeps_the_last_good_model(
+    bright_halves, untrained, monkeypatch, step, epoch
+):
+    good = [copy.deepcopy(untrained)]
+    with monkeypatch.context() as patch:
+        poison(patch, step)
+        with pytest.raises(DivergedError, match=f"no longer a number in epoch {epoch}") as error:
+            train(
+                untrained, *bright_halves, RECIPE,
+                on_epoch=lambda epoch, loss, model: good.append(copy.deepcopy(model)),
+            )  # fmt: skip
+    assert len(good) == epoch
+    assert_same_weights(error.value.model, good[-1])
+    assert not error.value.model.training
+    message = str(error.value)
+    assert "smaller learning rate than 0.05" in message
+    assert "scale the loss" in message
+    assert "the state of the training" not in message
+
+
+@pytest.mark.parametrize("step", [6 + 1, 2 * 6 + 3])
+def test_the_state_of_a_diverged_training_can_still_be_used(
+    bright_halves, untrained, monkeypatch, tmp_path, step
+):
+    unbroken = train(untrained, *bright_halves, RECIPE)
+    state_file = tmp_path / "resnet.train_state"
+    with monkeypatch.context() as patch:
+        poison(patch, step)
+        with pytest.raises(DivergedError, match=f"in {state_file}"):
+            train(untrained, *bright_halves, RECIPE, state_file=state_file)
+    epochs = []
+    resumed = train(
+        untrained, *bright_halves, RECIPE, state_file=state_file,
+        on_epoch=lambda epoch, loss, model: epochs.append(epoch),
+    )  # fmt: skip
+    assert epochs[0] == (step - 1) // 6 + 1
+    assert_same_weights(resumed, unbroken)
+
+
+@pytest.mark.parametrize("spoilt", ["stem.weight", "norm.running_var"])
+def test_a_last_step_that_ruins_a_weight_is_not_kept(bright_halves, untrained, tmp_path, spoilt):
+    """The loss of that step was still a number: the next epoch would begin with NaN."""
+    state_file = tmp_path / "resnet.train_state"
+    seen, steps = [], []
+
+    def spoil(loss):
+        steps.append(loss)
+        if len(steps) == 2 * 6:
+            seen[0].state_dict()[spoilt].view(-1)[0] = math.inf
+
+    good = []
+
+    def remember(epoch, loss, model):
+        seen.append(model)
+        good.append(copy.deepcopy(model))
+
+    with pytest.raises(DivergedError, match="no longer a number in epoch 2") as error:
+        train(
+            untrained, *bright_halves, RECIPE, state_file=state_file, on_step=spoil,
+            on_epoch=remember,
+        )  # fmt: skip
+    assert len(good) == 1
+    assert_same_weights(error.value.model, good[0])
+    kept = torch.load(state_file, weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in kept["model"].values())
+
+
+def test_a_learning_rate_that_is_too_large_is_named(bright_halves, untrained):
+    recipe = dataclasses.replace(RECIPE, peak_learning_rate=1e30)
+    with pytest.raises(DivergedError, match=r"smaller learning rate than 1e\+30") as error:
+        train(untrained, *bright_halves, recipe)
+    assert_same_weights(error.value.model, untrained)
+    trained = train(error.value.model, *bright_halves, RECIPE)  # as it advises
+    assert evaluate(trained, *bright_halves) > 0.9
+
+
+# States of other trainings
+
+
+@pytest.fixture
+def first_state(bright_halves, untrained, tmp_path):
+    state_file = tmp_path / "resnet.train_state"
+    train(untrained, *bright_halves, dataclasses.replace(RECIPE, epochs=1), state_file=state_file)
+    return state_file
+
+
+def strided():
+    """Return a network with the shapes of ``ResNet8(4, 2)`` that computes something else."""
+    resnet = ResNet8(width=4, classes=2)
+    resnet.block2.conv1.stride = (1, 1)
+    resnet.block2.shortcut[0].stride = (1, 1)
+    return resnet
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet8(width=3, classes=2), lambda: MLP([64, 16, 2]), strided]
+)
+def test_a_state_of_another_architecture_is_refused_with_both_named(
+    bright_halves, untrained, first_state, make
+):
+    written, other = first_state.read_bytes(), make()
+    with pytest.raises(ValueError, match="holds the architecture") as error:
+        train(other, *bright_halves, dataclasses.replace(RECIPE, epochs=1), state_file=first_state)
+    names = describe_architecture(untrained), describe_architecture(other)
+    assert names[0] != names[1]
+    assert f"architecture {names[0]}, but this training has the architecture {names[1]}" in str(
+        error.value
+    )
+    assert f"Remove {first_state}" in str(error.value)
+    assert first_state.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 2}, {"peak_learning_rate": 0.01}, {"seed": 1}, {"batch": 8}, {"flip": False}],
+)
+def test_a_state_of_another_recipe_is_refused_with_both_named(
+    bright_halves, untrained, first_state, change
+):
+    other = dataclasses.replace(RECIPE, **{"epochs": 1, **change})
+    with pytest.raises(
+        ValueError, match="holds the recipe .*but this training has the recipe"
+    ) as e:
+        train(untrained, *bright_halves, other, state_file=first_state)
+    (name, value), *_ = change.items()
+    assert f"'{name}': {value!r}" in str(e.value)
+    kept = {"epochs": 1, **{key: getattr(RECIPE, key) for key in change if key != "epochs"}}
+    assert f"'{name}': {kept[name]!r}" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"", lambda content: content[: len(content) // 2],
+        lambda content: b"certainly no state", lambda content: content[200:],
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_refused_with_advice(bright_halves, untrained, first_state, damage):
+    content = damage(first_state.read_bytes())
+    first_state.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{first_state} is no state of a training.*Remove") as e:
+        train(untrained, *bright_halves, RECIPE, state_file=first_state)
+    assert e.value.__suppress_context__
+    assert first_state.read_bytes() == content  # left for who wants to look at it
+
+
+@pytest.mark.parametrize("other", [[1, 2, 3], 7, {"stem.weight": torch.ones(2)}])
+def test_another_file_of_torch_is_refused(bright_halves, untrained, tmp_path, other):
+    state_file = tmp_path / "other.pt"
+    torch.save(other, state_file)
+    with pytest.raises(ValueError, match=f"{state_file} (is no state|holds the architecture None)"):
+        train(untrained, *bright_halves, RECIPE, state_file=state_file)
+
+
+def test_an_architecture_is_described_by_class_size_and_digest():
+    described = describe_architecture(MLP([64, 16, 2]))
+    assert described.startswith(f"MLP of {64 * 16 + 16 + 16 * 2 + 2:,} parameters (")
+    assert described == describe_architecture(MLP([64, 16, 2]))
+    assert described != describe_architecture(MLP([64, 15, 2]))
+
+
+def test_too_few_images_are_refused(bright_halves, untrained):
+    images, labels = bright_halves
+    with pytest.raises(ValueError, match="15 images do not fill a batch of 16"):
+        train(untrained, images[:15], labels[:15], RECIPE)
 
 
 def test_evaluate_counts_what_is_right():

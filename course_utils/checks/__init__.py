@@ -1,5 +1,23 @@
 """Checks of the exercises: a module for each subject."""
 
-from course_utils.checks import benchmarks, calibration, deadline, latency, quantization
+from course_utils.checks import (
+    aware_training,
+    benchmarks,
+    calibration,
+    deadline,
+    folding,
+    latency,
+    quantization,
+    widths,
+)
 
-__all__ = ["benchmarks", "calibration", "deadline", "latency", "quantization"]
+__all__ = [
+    "aware_training",
+    "benchmarks",
+    "calibration",
+    "deadline",
+    "folding",
+    "latency",
+    "quantization",
+    "widths",
+]

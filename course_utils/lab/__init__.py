@@ -1,9 +1,10 @@
 """The interactive part of a lesson: a panel over measured points, and a quiz."""
 
 from course_utils.lab.bits import BitView
+from course_utils.lab.details import Bars, Histogram
 from course_utils.lab.panel import Panel
 from course_utils.lab.quiz import Question, Quiz
 from course_utils.lab.readouts import Card
-from course_utils.lab.spec import Chart, Histogram
+from course_utils.lab.spec import Chart
 
-__all__ = ["BitView", "Card", "Chart", "Histogram", "Panel", "Question", "Quiz"]
+__all__ = ["Bars", "BitView", "Card", "Chart", "Histogram", "Panel", "Question", "Quiz"]

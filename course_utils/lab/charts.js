@@ -11,10 +11,10 @@ const SHAPES = { // of the dot on a line, so that colour is never the only cue
 };
 
 // A chart's frame: its title, its ticks, and functions from data to pixels.
-function frame(title, height, x, y) {
+function frame(title, height, x, y, left = LEFT, right = RIGHT) {
   const isStaggered = x.ticks.reduce((sum, tick) => sum + tick.label.length + 1, 0) > MOST_LETTERS;
   const below = isStaggered ? 12 : 0;
-  const [x0, x1, y0, y1] = [LEFT, W - RIGHT, height - BOTTOM - below, TOP];
+  const [x0, x1, y0, y1] = [left, W - right, height - BOTTOM - below, TOP];
   const px = (v) => x0 + ((v - x.low) / (x.high - x.low || 1)) * (x1 - x0);
   const py = (v) => y0 + ((v - y.low) / (y.high - y.low || 1)) * (y1 - y0);
   const svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": title });
@@ -113,38 +113,4 @@ function lineChart(chart, spec, value, guess) {
     }
   }
   return { svg, set, freshMarks };
-}
-
-// The picture of the chosen point: counts as bars, and the levels that values can take.
-// `numbers` holds all heights, then all levels, then the two limits of each point.
-function histogram(detail, points, numbers) {
-  const { bins, levels, low, high, most, axis, titles, ticks } = detail;
-  const { svg, px, py } = frame(titles[0], 348, { low, high, ticks, title: axis }, { low: 0, high: most * 1.05, ticks: [] });
-  const bars = make("path", { class: "im-bars" });
-  const marks = make("path", { class: "im-levels" });
-  const shaded = make("path", { class: "im-clipped" });
-  svg.append(bars, marks, shaded);
-  const [firstLevel, firstLimit] = [points * bins, points * (bins + levels)];
-  const inside = (value) => Math.min(Math.max(value, low), high);
-  const width = (px(high) - px(low)) / bins;
-  function set(index) {
-    let [path, lines, outside] = ["", "", ""];
-    for (let bin = 0; bin < bins; bin++) {
-      const y = py(numbers[index * bins + bin]);
-      path += `M${(px(low) + bin * width).toFixed(1)},${py(0)}V${y.toFixed(1)}h${width.toFixed(2)}V${py(0)}`;
-    }
-    for (let n = 0; n < levels; n++) {
-      const level = numbers[firstLevel + index * levels + n];
-      if (level >= low && level <= high) lines += `M${px(level).toFixed(1)},${py(0)}V${TOP}`;
-    }
-    const [from, to] = [0, 1].map((end) => px(inside(numbers[firstLimit + index * 2 + end])));
-    for (const [start, end] of [[px(low), from], [to, px(high)]])
-      if (end > start) outside += `M${start.toFixed(1)},${py(0)}V${TOP}H${end.toFixed(1)}V${py(0)}Z`;
-    shaded.setAttribute("d", outside);
-    bars.setAttribute("d", path);
-    marks.setAttribute("d", lines);
-    svg.querySelector(".im-title").textContent = titles[index];
-    svg.setAttribute("aria-label", titles[index]);
-  }
-  return { svg, set };
 }

@@ -89,7 +89,7 @@ function render({ model, el }) {
     });
     const charts = spec.charts.map((chart) => lineChart(chart, spec, value, guess));
     const pictures = numbers.subarray(spec.points.length * columns * 3);
-    const detail = spec.detail && histogram(spec.detail, spec.points.length, pictures);
+    const detail = spec.detail && drawDetail(spec.detail, spec.points.length, pictures);
     const curves = charts.map((chart) => chart.svg); // beside each other, or above each other
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
@@ -115,7 +115,7 @@ function render({ model, el }) {
       button.setAttribute("aria-disabled", busy ? "true" : "false");
       charts.forEach((chart) => chart.freshMarks(model.get("again")));
     };
-    parts.push(make("div", { class: "im-buttons" }, button, status), spoken, table(),
+    parts.push(make("div", { class: "im-buttons" }, button, status), spoken, table(), detail?.table ?? "",
       make("p", { class: "im-note" }, spec.provenance));
     body.replaceChildren(...parts);
 

@@ -18,8 +18,9 @@ from IPython import get_ipython
 
 from course_utils import plots, progress
 from course_utils.lab import page
+from course_utils.lab.details import Detail, tell_detail
 from course_utils.lab.readouts import Card, describe_setting, format_value, make_cards
-from course_utils.lab.spec import Chart, Histogram, make_chart, make_spec, pack_numbers
+from course_utils.lab.spec import Chart, make_chart, make_spec, pack_numbers
 
 if TYPE_CHECKING:
     from course_utils.sweep import Sweep
@@ -33,7 +34,7 @@ class Panel(anywidget.AnyWidget):
     Set it from Python with ``choose``; read it with ``setting`` and ``cards``.
     """
 
-    _esm = page.read("dom.js", "charts.js", "panel.js")
+    _esm = page.read("dom.js", "charts.js", "details.js", "panel.js")
     _css = page.read("panel.css")
 
     spec = traitlets.Dict().tag(sync=True)  # all words and scales of the panel
@@ -51,7 +52,7 @@ class Panel(anywidget.AnyWidget):
         charts: Sequence[str | Chart] = METRICS,
         predict: dict[str, Any] | None = None,
         ask: Sequence[str] | None = None,
-        detail: Callable[..., Histogram] | None = None,
+        detail: Callable[..., Detail] | None = None,
         readout: Callable[..., Card] | None = None,
     ) -> None:
         """Show a sweep.
@@ -109,7 +110,12 @@ class Panel(anywidget.AnyWidget):
     @property
     def cards(self) -> list[Card]:
         """The readouts at the chosen setting: the very words that the page shows."""
-        return self._cards[self._sweep.points.index(self._sweep.point(**self.setting))]
+        return self._cards[self._chosen_point]
+
+    @property
+    def detail(self) -> Detail | None:
+        """The picture at the chosen setting, if the panel has pictures."""
+        return self._details[self._chosen_point] if self._details else None
 
     def choose(self, **setting: Any) -> None:
         """Move the knobs named to the values given.
@@ -181,9 +187,7 @@ class Panel(anywidget.AnyWidget):
 
     def to_png(self) -> bytes:
         """Return the static twin: the same curves as a picture."""
-        shown = self._sweep.points.index(self._predict or self._sweep.baseline)
-        detail = self._details[shown] if self._details else None
-        return plots.figure_png(plots.draw_panel(self._sweep, self._charts, detail))
+        return plots.figure_png(plots.draw_panel(self._sweep, self._charts, self._static_detail))
 
     def alt(self) -> str:
         """Return the panel in one sentence."""
@@ -195,7 +199,9 @@ class Panel(anywidget.AnyWidget):
                 for point in (by_value[0], by_value[-1])
             )
             extremes.append(f"{metric} from {low} to {high}")
-        return f"{self._name}: {', '.join(extremes)}; {self._sweep.provenance}."
+        picture = self._static_detail
+        told = f"; {tell_detail(picture)}" if picture and picture.words() else ""
+        return f"{self._name}: {', '.join(extremes)}{told}; {self._sweep.provenance}."
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**options)
@@ -204,6 +210,16 @@ class Panel(anywidget.AnyWidget):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         picture = base64.b64encode(self.to_png()).decode()
         return {**data, "image/png": picture, "text/plain": self.alt()}, dict(metadata or {})
+
+    @property
+    def _chosen_point(self) -> int:
+        return self._sweep.points.index(self._sweep.point(**self.setting))
+
+    @property
+    def _static_detail(self) -> Detail | None:
+        """The picture of the static twin, which moves no knob."""
+        shown = self._sweep.points.index(self._predict or self._sweep.baseline)
+        return self._details[shown] if self._details else None
 
     def _receive(self, _: Any, content: dict[str, Any], __: Any) -> None:
         if content.get("do") == "measure":

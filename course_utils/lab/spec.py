@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from course_utils.lab.details import Detail, describe_details
 from course_utils.lab.readouts import (
     Card,
     count_digits,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from course_utils.measure import Measurement
     from course_utils.sweep import Point, Sweep
 
-MOST_LEVELS = 64
 MOST_CHOICES = 4  # more words than these stand on a slider
 ENDS = ("value", "low", "high")
 STYLES = "abcd"  # of lines: colour, dash and marker
@@ -60,63 +60,19 @@ def make_chart(metric: str | Chart, sweep: Sweep) -> Chart:
     return Chart(f"{metric} ({there[metric].unit})", (metric,))
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """A picture of what a setting does to some numbers.
+def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Detail]) -> bytes:
+    """Return one float32 buffer: all curves, then all pictures; a row for each point.
 
-    Attributes:
-        title: What is counted.
-        axis: What the numbers are.
-        edges: (bins + 1,) the same for all settings of a panel.
-        counts: (bins,).
-        levels: Values that a number can be rounded to; drawn if there are 64 or fewer.
-        limits: What lies outside of these two is shaded; None: nothing is.
-        is_log: Draw both axes in powers of ten; the edges have to be positive then.
-        shaded: What lying outside of the limits means.
-    """
-
-    title: str
-    axis: str
-    edges: np.ndarray
-    counts: np.ndarray
-    levels: np.ndarray
-    limits: tuple[float, float] | None = None
-    is_log: bool = False
-    shaded: str = "outside of the range, clipped"
-
-    def heights(self) -> np.ndarray:
-        """Return how high each bar is drawn: (bins,)."""
-        return np.log10(1 + self.counts) if self.is_log else self.counts
-
-    def place(self, values: Any) -> np.ndarray:
-        """Return where values lie along the axis; what a logarithm cannot show is at its end."""
-        if not self.is_log:
-            return np.asarray(values, float)
-        places: np.ndarray = np.log10(np.maximum(values, self.edges[0]))
-        return places
-
-
-def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Histogram]) -> bytes:
-    """Return one float32 buffer: curves, heights of bars, levels, limits; a row for each point.
-
-    A curve's row holds value, low and high of each line of each chart. Rows of 64 levels are
-    filled up with NaN; the two limits are NaN where there are none.
+    A curve's row holds value, low and high of each line of each chart, and a picture's what its
+    ``row`` returns.
     """
     shown = [metric for chart in charts for metric in chart.metrics]
     curves = [
         [getattr(point.metrics[metric], end) for metric in shown for end in ENDS]
         for point in sweep.points
     ]
-    heights = [detail.heights() for detail in details]
-    limits = np.full((len(details), 2), np.nan)
-    levels = np.full((len(details), MOST_LEVELS), np.nan)
-    for row, ends, detail in zip(levels, limits, details, strict=True):
-        if len(detail.levels) <= MOST_LEVELS:
-            row[: len(detail.levels)] = detail.place(detail.levels)
-        if detail.limits is not None:
-            ends[:] = detail.place(detail.limits)
-    parts = [np.ravel(part).astype(np.float32) for part in (curves, heights, levels, limits)]
-    return np.concatenate(parts).tobytes()
+    parts = [np.ravel(curves), *(detail.row() for detail in details)]
+    return np.concatenate(parts).astype(np.float32).tobytes()
 
 
 def make_spec(
@@ -124,7 +80,7 @@ def make_spec(
     sweep: Sweep,
     charts: Sequence[Chart],
     cards_of_points: Sequence[list[Card]],
-    details: Sequence[Histogram],
+    details: Sequence[Detail],
     predict: Point | None,
     asked: Sequence[str],
 ) -> dict[str, Any]:
@@ -133,10 +89,7 @@ def make_spec(
     key = ["× your prediction", "+ measured again"] if predict else ["+ measured again"]
     if len(sweep.knobs) > 1:
         key.append("pale: the other choice")
-    if any(0 < len(detail.levels) <= MOST_LEVELS for detail in details):
-        key.append("vertical lines: the values that a number can take")
-    if any(detail.limits is not None for detail in details):
-        key.append(f"shaded: {details[0].shaded}")
+    key += dict.fromkeys(sign for detail in details for sign in detail.key())
     return {
         "name": name,
         "knobs": [
@@ -154,7 +107,7 @@ def make_spec(
             for point, cards in zip(points, cards_of_points, strict=True)
         ],
         "charts": _describe_charts(charts, sweep),
-        "detail": _describe_details(details) if details else None,
+        "detail": describe_details(details) if details else None,
         "predict": _describe_prediction(sweep, predict, asked) if predict else None,
         "provenance": f"{sweep.provenance}; {sweep.experiment.about}"
         + _tell_baseline(sweep) * ("speed" in points[0].metrics),
@@ -174,28 +127,6 @@ def _tell_baseline(sweep: Sweep) -> str:
 def _said(point: Point, cards: Sequence[Card]) -> str:
     values = ", ".join(f"{card.title} {card.value}" for card in cards)
     return f"{describe_setting(point.setting)}: {values}"
-
-
-def _describe_details(details: Sequence[Histogram]) -> dict[str, Any]:
-    first = details[0]
-    low, high = map(float, first.place(first.edges[[0, -1]]))
-    places: Sequence[float] = MaxNLocator(4).tick_values(low, high)
-    if first.is_log:
-        places = range(math.ceil(low), math.floor(high) + 1)  # whole powers of ten
-    ticks = [float(place) for place in places if low <= place <= high]
-    return {
-        "titles": [detail.title for detail in details],
-        "axis": first.axis,
-        "bins": len(first.counts),
-        "levels": MOST_LEVELS,
-        "low": low,
-        "high": high,
-        "most": float(max(detail.heights().max() for detail in details)),
-        "ticks": [
-            {"at": tick, "label": f"{10**tick:g}" if first.is_log else f"{tick:.3g}"}
-            for tick in ticks
-        ],
-    }
 
 
 def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, Any]]:

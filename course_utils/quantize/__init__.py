@@ -24,16 +24,31 @@ from course_utils.quantize.integers import (
     quantize_affine,
     quantize_bias,
     quantize_symmetric,
+    spread_integers,
     sqnr_db,
     unpack_bits,
 )
-from course_utils.quantize.rounding import LearnedStep, fake_quantize
+from course_utils.quantize.rounding import LearnedStep, RoundedLayer, fake_quantize
+from course_utils.quantize.sensitivity import (
+    Sensitivity,
+    count_weights,
+    measure_divergence,
+    measure_sensitivity,
+)
 from course_utils.quantize.weights import narrow_weights, quantize_weights, quantized_weights
+from course_utils.quantize.widths import (
+    choose_widths,
+    choose_widths_exactly,
+    count_weight_bytes,
+    widest_uniform,
+)
 
 __all__ = [
-    "FLOAT_BITS", "LARGEST_BITS", "SMALLEST_BITS", "LearnedStep", "QuantizedTensor",
-    "convert_aware", "fake_quantize", "find_roundings", "fold_batch_norms", "load_aware",
-    "narrow_weights", "pack_bits", "prepare_aware", "quantize_affine", "quantize_bias",
-    "quantize_symmetric", "quantize_weights", "quantized_weights", "read_aware", "save_aware",
-    "sqnr_db", "train_aware", "unpack_bits",
+    "FLOAT_BITS", "LARGEST_BITS", "SMALLEST_BITS", "LearnedStep", "QuantizedTensor", "RoundedLayer",
+    "Sensitivity", "choose_widths", "choose_widths_exactly", "convert_aware", "count_weight_bytes",
+    "count_weights", "fake_quantize", "find_roundings", "fold_batch_norms", "load_aware",
+    "measure_divergence", "measure_sensitivity", "narrow_weights", "pack_bits", "prepare_aware",
+    "quantize_affine", "quantize_bias", "quantize_symmetric", "quantize_weights",
+    "quantized_weights", "read_aware", "save_aware", "spread_integers", "sqnr_db", "train_aware",
+    "unpack_bits", "widest_uniform",
 ]  # fmt: skip

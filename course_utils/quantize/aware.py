@@ -21,8 +21,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from course_utils import calibrate
-from course_utils.quantize.folding import fold_batch_norms, trace
-from course_utils.quantize.integers import SMALLEST_BITS, QuantizedTensor, quantize_bias
+from course_utils.quantize.folding import find_pair, fold_batch_norms, trace
+from course_utils.quantize.integers import (
+    SMALLEST_BITS,
+    QuantizedTensor,
+    quantize_bias,
+    spread_integers,
+)
 from course_utils.quantize.rounding import (
     LearnedStep,
     RoundedLayer,
@@ -35,7 +40,11 @@ from course_utils.training import Recipe, train
 
 OUTER_BITS = 8  # of the first and the last layer, of sums and of logits
 OBSERVED_IMAGES = 200
-MOVES_VALUES = {"flatten", "reshape", "view", "dropout"}  # without changing any
+LARGEST_BIAS = 2**30  # in steps: 32 bits have to hold the sum of products too
+MOVES_VALUES = {  # or leaves some out, but changes none
+    "contiguous", "dropout", "dropout2d", "flatten", "identity", "max_pool2d", "maxpool2d",
+    "reshape", "view",
+}  # fmt: skip
 
 
 def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Module:
@@ -47,26 +56,37 @@ def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Modu
     Args:
         model: Of ``nn.Conv2d`` and ``nn.Linear`` layers, with or without batch norms.
         bits: 2 to 8, of weights and of the activations that a layer reads; one width for all but
-            the first and the last layer, which have 8 bits, or a width by the name of each.
+            the first and the last layer, which have 8 bits, or a width by the name of each. Images
+            stay bytes; what several layers read has the widest of their widths.
         images: A batch (n, ...) float32 in [0, 1] to choose the steps of activations.
 
     Raises:
-        ValueError: A width is none of these, there is no such layer, the images are unfit, or the
-            model cannot be traced.
+        ValueError: A width is none of these, there is no such layer or none at all, the images are
+            unfit, or the model cannot be traced, has batch norms without statistics or rounds
+            activations already.
     """
     calibrate.check_images(images)
     traced = trace(model)
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     widths = spread_widths(traced, bits)
     layers = [node.target for node in calls if node.target in widths]
-    if isinstance(bits, int):
-        widths = {name: OUTER_BITS if name in (layers[0], layers[-1]) else bits for name in widths}
+    if find_roundings(traced):
+        raise ValueError("This model rounds its activations already: prepare the one in float32.")
+    if not layers:
+        raise ValueError("There is no convolution or linear layer in this model to round.")
+    for name, layer in traced.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is None:
+            raise ValueError(f"The batch norm {name!r} keeps no statistics: integers need some.")
     wrong = [width for width in widths.values() if width not in range(SMALLEST_BITS, 9)]
     if wrong:
         raise ValueError(f"Training with rounding takes {SMALLEST_BITS} to 8 bits, not {wrong[0]}.")
+    widths = {name: int(width) for name, width in widths.items()}
+    if not isinstance(bits, Mapping):
+        widths |= dict.fromkeys((layers[0], layers[-1]), OUTER_BITS)
     roundings = {}
     for node, values in _observe(traced, images).items():
-        read_by = [widths[user.target] for user in _readers(node) if user.target in widths]
+        readers = _readers(node, traced)
+        read_by = [widths[user.target] for user in readers if user.target in widths]
         is_image = node.op == "placeholder"
         roundings[f"round_{node.name}"] = (
             round_pixels(values)
@@ -86,7 +106,7 @@ def convert_aware(model: nn.Module) -> nn.Module:
 
     Its layers remember their integers (see ``quantized_weights``) and its activations are rounded
     still, so that a runtime can run it with integers. Its biases are rounded to the grid of the
-    sums that they are added to: that is the only change of what it computes.
+    sums that they are added to (see ``spread_integers``): nothing else of what it computes changes.
 
     Raises:
         ValueError: The model was not made by ``prepare_aware``.
@@ -119,6 +139,7 @@ def train_aware(
     device: str = "cpu",
     state_file: Path | None = None,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
     compiled: bool = False,
 ) -> nn.Module:
     """Return a copy that was trained with rounding, and converted: see ``convert_aware``.
@@ -134,6 +155,7 @@ def train_aware(
         state_file: Rewritten after each epoch; training goes on from it where it exists.
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; the model is still a prepared
             one.
+        on_step: Called with the loss of each step.
         compiled: Whether ``torch.compile`` makes the steps faster.
 
     Raises:
@@ -149,6 +171,7 @@ def train_aware(
         device=device,
         state_file=state_file,
         on_epoch=on_epoch,
+        on_step=on_step,
         compiled=compiled,
     )
     return convert_aware(trained)
@@ -181,7 +204,7 @@ def find_roundings(model: nn.Module) -> dict[str, LearnedStep]:
 
 
 def _round_biases_(model: fx.GraphModule) -> None:
-    """Round each bias to multiples of the step of what it is added to."""
+    """Round each bias to multiples of the step of what it is added to in a kernel for bytes."""
     for node in model.graph.nodes:
         layer = model.get_submodule(node.target) if node.op == "call_module" else None
         grid = vars(layer).get("quantized_weight") if layer is not None else None
@@ -189,15 +212,38 @@ def _round_biases_(model: fx.GraphModule) -> None:
             continue
         (source,) = node.all_input_nodes
         while _name(source, model) in MOVES_VALUES:
-            (source,) = source.all_input_nodes
-        step = model.get_submodule(source.target).positive_step
-        bias = quantize_bias(layer.bias.detach(), float(step.detach()), grid)  # type: ignore[operator]
-        layer.bias = nn.Parameter(bias.dequantize())
+            source = source.all_input_nodes[0]  # the others are sizes
+        step = float(model.get_submodule(source.target).positive_step.detach())  # type: ignore[operator]
+        bias: Tensor = layer.bias.detach()  # type: ignore[operator]
+        grid = _make_room(grid, bias / step)
+        remember_grid_(layer, grid)
+        layer.bias = nn.Parameter(quantize_bias(bias, step, spread_integers(grid)).dequantize())
+
+
+def _make_room(grid: QuantizedTensor, bias: Tensor) -> QuantizedTensor:
+    """Return weights with steps so large that 32 bits hold the biases beside the sums.
+
+    The weights of a channel that training has all but switched off have tiny steps. They become 0
+    then, or nearly so.
+
+    Args:
+        grid: Weights with a step for each channel.
+        bias: Divided by the step of the layer's input.
+    """
+    factor = grid.scale / spread_integers(grid).scale
+    least = factor * bias.abs().view_as(grid.scale) / LARGEST_BIAS
+    scale = torch.maximum(grid.scale, least)
+    integers = torch.round(grid.integers * (grid.scale / scale)).int()
+    return QuantizedTensor(integers, scale, grid.zero_point, grid.bits)
 
 
 @torch.no_grad()
 def _observe(traced: fx.GraphModule, images: np.ndarray) -> dict[fx.Node, Tensor]:
-    """Return what each tensor that has to be rounded holds over some images: (n, ...)."""
+    """Return what each tensor that has to be rounded holds over some images: (n, ...).
+
+    Raises:
+        ValueError: The model does not take these images.
+    """
     seen: dict[fx.Node, Tensor] = {}
 
     class Watch(fx.Interpreter):
@@ -207,7 +253,13 @@ def _observe(traced: fx.GraphModule, images: np.ndarray) -> dict[fx.Node, Tensor
                 seen[node] = value
             return value
 
-    Watch(traced).run(torch.from_numpy(images[:OBSERVED_IMAGES]))
+    try:
+        Watch(traced).run(torch.from_numpy(images[:OBSERVED_IMAGES]))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"The model does not accept images of shape {images.shape}: {reason}"
+        ) from None
     return seen
 
 
@@ -216,10 +268,9 @@ def _has_to_be_rounded(node: fx.Node, traced: fx.GraphModule) -> bool:
 
     A convolution, its batch norm and the ReLU after it are one: only what comes last is written.
     """
-    if node.op == "output" or _name(node, traced) in MOVES_VALUES:
+    if node.op in ("output", "get_attr") or _name(node, traced) in MOVES_VALUES:
         return False
-    names = {_name(user, traced) for user in node.users}
-    return not names <= {"relu", "batchnorm2d"}
+    return not all(_name(user, traced) == "relu" or find_pair(user, traced) for user in node.users)
 
 
 def _name(node: fx.Node, traced: fx.GraphModule) -> str:
@@ -229,10 +280,10 @@ def _name(node: fx.Node, traced: fx.GraphModule) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _readers(node: fx.Node) -> list[fx.Node]:
+def _readers(node: fx.Node, traced: fx.GraphModule) -> list[fx.Node]:
     """Return who reads a node's values, moved or not."""
     found = []
     for user in node.users:
-        moves = str(getattr(user.target, "__name__", user.target)) in MOVES_VALUES
-        found += _readers(user) if moves else [user]
+        moves = _name(user, traced) in MOVES_VALUES
+        found += _readers(user, traced) if moves else [user]
     return found

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from course_utils import models, verified
@@ -13,7 +13,7 @@ from course_utils.quantize.aware import find_roundings, insert_roundings_
 from course_utils.quantize.folding import fold_batch_norms, trace
 from course_utils.quantize.integers import QuantizedTensor
 from course_utils.quantize.rounding import LearnedStep
-from course_utils.quantize.weights import quantized_weights, remember_grid_
+from course_utils.quantize.weights import find_layers, quantized_weights, remember_grid_
 
 
 def save_aware(model: nn.Module, file: Path, architecture: str, about: Mapping[str, str]) -> None:
@@ -22,11 +22,12 @@ def save_aware(model: nn.Module, file: Path, architecture: str, about: Mapping[s
     Args:
         model: The converted network.
         file: A ``.safetensors`` file.
-        architecture: The name in ``models.ARCHITECTURES`` that it was made from.
+        architecture: The name in ``models.ARCHITECTURES`` that it was made from, batch norms and
+            all.
         about: What a reader of the file should know, e.g. the recipe.
 
     Raises:
-        ValueError: The model has no integers.
+        ValueError: The model has no integers, or is not of this architecture.
     """
     grids, roundings = quantized_weights(model), find_roundings(model)
     if not grids or not roundings:
@@ -36,7 +37,8 @@ def save_aware(model: nn.Module, file: Path, architecture: str, about: Mapping[s
         layer = name.removesuffix(".weight")
         tensors[name] = grid.integers.to(torch.int8)
         tensors[f"{layer}.steps"] = grid.scale.flatten()
-        tensors[f"{layer}.bias"] = model.get_submodule(layer).bias  # type: ignore[assignment]
+        if model.get_submodule(layer).bias is not None:
+            tensors[f"{layer}.bias"] = model.get_submodule(layer).bias  # type: ignore[assignment]
     for name, rounding in roundings.items():
         tensors[f"{name}.step"] = rounding.step.data
     metadata = {
@@ -45,7 +47,9 @@ def save_aware(model: nn.Module, file: Path, architecture: str, about: Mapping[s
         "widths": json.dumps({name.removesuffix(".weight"): g.bits for name, g in grids.items()}),
         "limits": json.dumps({name: (one.low, one.high) for name, one in roundings.items()}),
     }
-    save_file({name: one.contiguous() for name, one in tensors.items()}, file, metadata)
+    content = save({name: one.contiguous() for name, one in tensors.items()}, metadata)
+    read_aware(content, architecture)  # what could not be read is not written
+    file.write_bytes(content)
 
 
 def load_aware(architecture: str, bits: int) -> nn.Module:
@@ -61,8 +65,10 @@ def load_aware(architecture: str, bits: int) -> nn.Module:
     """
     file = f"checkpoints/{architecture}_aware{bits}.safetensors"
     if file not in verified.published_digests():
+        known = sorted(Path(name).stem for name in verified.published_digests() if "_aware" in name)
         raise ValueError(
-            f"No {architecture!r} was trained for {bits} bits: no data/{file} is known."
+            f"No {architecture!r} was trained for {bits} bits: no data/{file} is known, only"
+            f" {', '.join(known) or 'none'}."
         )
     return read_aware(verified.read(file), architecture)
 
@@ -71,12 +77,13 @@ def read_aware(content: bytes, architecture: str) -> nn.Module:
     """Return the network in a file of ``save_aware``.
 
     Raises:
-        ValueError: It is of another architecture, or no such file.
+        ValueError: It is of another architecture, no such file, or there is no such architecture.
     """
     try:
         about = models.read_metadata(content)
         tensors = load(content)
-        found, widths, limits = about["architecture"], about["widths"], about["limits"]
+        found = about["architecture"]
+        widths, limits = json.loads(about["widths"]), json.loads(about["limits"])
     except Exception as error:  # safetensors and json have classes of their own
         raise ValueError(f"This is no file of quantize.save_aware ({error!s:.80}).") from None
     if found != architecture:
@@ -84,18 +91,30 @@ def read_aware(content: bytes, architecture: str) -> nn.Module:
             f"This checkpoint is of the architecture {found!r}, but {architecture!r} was asked for."
         )
     traced = trace(models.build_model(architecture))
-    steps = {name: tensors[f"{name}.step"] for name in json.loads(limits)}
+    unknown = torch.ones(())
     roundings = {
-        name: LearnedStep(steps[name], low, high, 1)
-        for name, (low, high) in json.loads(limits).items()
+        name: LearnedStep(tensors.get(f"{name}.step", unknown), low, high, 1)
+        for name, (low, high) in limits.items()
     }
     insert_roundings_(traced, roundings)
     model = fold_batch_norms(traced)
-    for name, bits in json.loads(widths).items():
+    is_whole = {name: tuple(one.shape) for name, one in tensors.items()} == _expect_shapes(model)
+    is_whole &= [*widths] == find_layers(model) and limits.keys() == find_roundings(model).keys()
+    if not is_whole:
+        raise ValueError(f"The layers or roundings in this file are not those of {architecture!r}.")
+    for name, bits in widths.items():
         layer = model.get_submodule(name)
         integers = tensors[f"{name}.weight"].int()
         scale = tensors[f"{name}.steps"].view(-1, *[1] * (integers.ndim - 1))
         zero = torch.zeros_like(scale).int()
         remember_grid_(layer, QuantizedTensor(integers, scale, zero, bits))
-        layer.bias = nn.Parameter(tensors[f"{name}.bias"])
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(tensors[f"{name}.bias"])
     return model.requires_grad_(False).eval()
+
+
+def _expect_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a file of this network holds."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    channels = {f"{name}.steps": shapes[f"{name}.weight"][:1] for name in find_layers(model)}
+    return {**shapes, **channels}

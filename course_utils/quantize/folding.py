@@ -1,12 +1,11 @@
 """Batch norms merged into the convolutions before them, as runtimes do before they run."""
 
 import copy
-from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
 
-from course_utils.quantize.integers import QuantizedTensor, make_usable
+from course_utils.quantize.integers import QuantizedTensor
 from course_utils.quantize.weights import remember_grid_
 
 
@@ -18,28 +17,35 @@ def fold_batch_norms(model: nn.Module) -> fx.GraphModule:
     folded weights that are quantized. In evaluation mode the output stays the same. A batch
     norm that keeps no statistics, and a convolution that is used elsewhere too, are left alone.
     Weights that are integers and a scale for each channel stay the same integers (or, where
-    gamma is negative, their negatives): the factor goes into the scale.
+    gamma is negative, their negatives, and where it is 0, zeros): the factor goes into the scale.
 
     Raises:
         ValueError: The model's forward branches on values, so that it cannot be traced.
     """
     traced = trace(model)
-    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
-    uses = Counter(node.target for node in calls)
-    for node in calls:
-        (source,) = node.all_input_nodes[:1] or [node]
-        if source not in calls or uses[source.target] > 1 or len(source.users) > 1:
-            continue
-        norm, conv = traced.get_submodule(node.target), traced.get_submodule(source.target)
-        if not (isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d)):
-            continue
-        if norm.running_mean is not None and norm.running_var is not None:
-            _fold_(conv, norm, norm.running_mean, norm.running_var)
-            node.replace_all_uses_with(source)
+    for node in traced.graph.nodes:
+        pair = find_pair(node, traced)
+        if pair is not None:
+            _fold_(*pair)
+            node.replace_all_uses_with(node.all_input_nodes[0])
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+def find_pair(node: fx.Node, traced: fx.GraphModule) -> tuple[nn.Conv2d, nn.BatchNorm2d] | None:
+    """Return the batch norm of a node and the convolution to merge it into; None if it has none."""
+    calls = [other for other in traced.graph.nodes if other.op == "call_module"]
+    (source,) = node.all_input_nodes[:1] or [node]
+    if node not in calls or source not in calls or len(source.users) > 1:
+        return None
+    if sum(other.target == source.target for other in calls) > 1:
+        return None
+    conv, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
+    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+        return None
+    return None if norm.running_mean is None else (conv, norm)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -60,8 +66,10 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from None
 
 
-def _fold_(conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+def _fold_(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Let the convolution do what both layers do."""
+    mean: Tensor = norm.running_mean  # type: ignore[assignment]
+    variance: Tensor = norm.running_var  # type: ignore[assignment]
     gain = torch.rsqrt(variance + norm.eps)  # (channels_out,)
     gain = (gain if norm.weight is None else gain * norm.weight).detach()
     bias = torch.zeros_like(gain) if conv.bias is None else conv.bias
@@ -72,6 +80,9 @@ def _fold_(conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor
     if grid is None:
         conv.weight = nn.Parameter((conv.weight * gain).detach())
         return
-    integers, scale = grid.integers * gain.sign().int(), make_usable(grid.scale * gain.abs())
+    scale = grid.scale * gain.abs()
+    is_dead = scale < torch.finfo(torch.float32).tiny
+    integers = torch.where(is_dead, 0, grid.integers * gain.sign().int())
+    scale = torch.where(is_dead, grid.scale, scale)  # any will do, but a bias has to fit it too
     folded = QuantizedTensor(integers, scale, torch.zeros_like(scale).int(), grid.bits)
     remember_grid_(conv, folded)

@@ -113,6 +113,18 @@ def quantize_bias(bias: Tensor, input_scale: float, weight: QuantizedTensor) -> 
     return QuantizedTensor(integers.int(), scale, torch.zeros_like(scale).int(), FLOAT_BITS)
 
 
+def spread_integers(weight: QuantizedTensor, bits: int = 7) -> QuantizedTensor:
+    """Return the same numbers as larger integers: times a power of two, the step divided by it.
+
+    A kernel for bytes adds biases in whole multiples of step times step. Where weights have few
+    bits that is coarse; a byte has room for finer steps. With 7 bits two products of bytes still
+    fit into 16 bits.
+    """
+    factor = 2 ** max(bits - weight.bits, 0)
+    bits = max(bits, weight.bits)
+    return QuantizedTensor(weight.integers * factor, weight.scale / factor, weight.zero_point, bits)
+
+
 def sqnr_db(tensor: Tensor, approximation: Tensor) -> float:
     """Return the signal-to-quantization-noise ratio in decibels: infinite where equal.
 

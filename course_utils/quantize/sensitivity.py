@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_utils import calibrate
 from course_utils.quantize.folding import fold_batch_norms
 from course_utils.quantize.integers import FLOAT_BITS
 from course_utils.quantize.weights import find_layers, quantize_weights
@@ -43,7 +44,7 @@ class Sensitivity:
             raise ValueError(f"Give a width for each of {list(self.divergences)}, and no other.")
         for layer, bits in widths.items():
             if bits not in self.divergences[layer]:
-                raise ValueError(f"{layer!r} was measured at {self.widths} bits, not at {bits}.")
+                raise ValueError(f"{layer!r} was measured at {self.widths} bits, not {bits}.")
         return sum(self.divergences[layer][bits] for layer, bits in widths.items())
 
 
@@ -57,12 +58,12 @@ def measure_sensitivity(
 
     Args:
         model: With its batch norms folded, since it is the folded weights that are rounded.
-        images: (n, ...) float32; a hundred tell the layers apart.
+        images: (n, ...) float32; a hundred are enough to tell layers apart.
         widths: In bits.
 
     Raises:
         ValueError: The model has no layers to round or batch norms to fold, there are no widths
-            or one that cannot be made, or there are no images.
+            or one that cannot be made, or there are no images, or none that can be used.
     """
     layers, widths = find_layers(model), sorted(set(widths))
     if not layers or not widths:
@@ -93,7 +94,7 @@ def measure_divergence(model: nn.Module, other: nn.Module, images: np.ndarray) -
         images: (n, ...) float32.
 
     Raises:
-        ValueError: There are no images.
+        ValueError: There are no images, or they are not float32 or not finite.
     """
     return _diverge(log_probabilities(model, images), log_probabilities(other, images))
 
@@ -102,10 +103,9 @@ def log_probabilities(model: nn.Module, images: np.ndarray) -> Tensor:
     """Return the logarithms of the softmax of the logits: (n, classes) float64.
 
     Raises:
-        ValueError: There are no images.
+        ValueError: There are no images, or they are not float32 or not finite.
     """
-    if len(images) == 0:
-        raise ValueError("There are no images to compare answers on; give a hundred or so.")
+    calibrate.check_images(images, pixels=None)
     model = copy.deepcopy(model).eval()
     pixels = torch.from_numpy(images)
     with torch.inference_mode():

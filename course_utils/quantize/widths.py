@@ -29,10 +29,13 @@ def count_weight_bytes(model: nn.Module, widths: Widths) -> int:
     """
     counts = count_weights(model)
     spread = spread_widths(model, widths)
-    strange = set(spread.values()) - {*range(SMALLEST_BITS, LARGEST_BITS + 1), FLOAT_BITS}
+    allowed = {*range(SMALLEST_BITS, LARGEST_BITS + 1), FLOAT_BITS}
+    strange = ", ".join(
+        f"{bits} for {name!r}" for name, bits in spread.items() if bits not in allowed
+    )
     if strange:
         raise ValueError(
-            f"Weights take {SMALLEST_BITS} to {LARGEST_BITS} or {FLOAT_BITS} bits, not {strange}."
+            f"Weights take {SMALLEST_BITS} to {LARGEST_BITS} bits, or {FLOAT_BITS}; not {strange}."
         )
     return sum(_count_bytes(counts[name], bits) for name, bits in spread.items())
 

@@ -133,7 +133,8 @@ def pack(graph: onnx.ModelProto, weights: Mapping[str, QuantizedTensor]) -> byte
 
     Args:
         graph: Holds each weight as a float initializer of its name, or as an int8 one of its
-            name with "_quantized" behind it (what ``onnxruntime.quantization`` writes).
+            name with "_quantized" behind it (what ``onnxruntime.quantization`` writes), maybe
+            times a power of two (see ``quantize.spread_integers``).
         weights: Integers of at most 16 bits by parameter name.
 
     Raises:
@@ -148,7 +149,13 @@ def pack(graph: onnx.ModelProto, weights: Mapping[str, QuantizedTensor]) -> byte
             raise ValueError(f"The exported graph has no weight {name!r}; it has {sorted(found)}.")
         if weight.bits == 8 and stored.data_type == onnx.TensorProto.INT8:
             continue
-        stored.raw_data = pack_bits(weight.integers.numpy(), weight.bits)
+        integers = weight.integers.numpy()
+        if stored.data_type == onnx.TensorProto.INT8:
+            spread = numpy_helper.to_array(stored)
+            factor = max(int(np.abs(spread).max() // max(np.abs(integers).max(), 1)), 1)
+            if factor > 1:
+                stored.metadata_props.add(key="factor", value=str(factor))
+        stored.raw_data = pack_bits(integers, weight.bits)
         stored.metadata_props.add(key="bits", value=str(weight.bits))
         if stored.data_type == onnx.TensorProto.FLOAT:
             scale = numpy_helper.from_array(weight.scale.numpy(), f"{name}_scale")
@@ -162,14 +169,15 @@ def unpack(content: bytes) -> onnx.ModelProto:
     graph = onnx.load_from_string(content)
     found = {initializer.name: initializer for initializer in graph.graph.initializer}
     for name, stored in found.items():
-        bits = next((int(note.value) for note in stored.metadata_props if note.key == "bits"), None)
+        notes = {note.key: int(note.value) for note in stored.metadata_props}
+        bits = notes.get("bits")
         if bits is None:
             continue
         count = int(np.prod(stored.dims))
         integers = unpack_bits(stored.raw_data, bits, count).reshape(stored.dims)
         del stored.metadata_props[:]
         if stored.data_type == onnx.TensorProto.INT8:
-            stored.raw_data = integers.astype(np.int8).tobytes()
+            stored.raw_data = (integers * notes.get("factor", 1)).astype(np.int8).tobytes()
         else:
             scale = found[f"{name}_scale"]
             stored.raw_data = (numpy_helper.to_array(scale) * integers.astype(np.float32)).tobytes()

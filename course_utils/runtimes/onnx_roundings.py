@@ -1,7 +1,7 @@
 """The ONNX graph of a network that rounds its activations itself: where, and to what.
 
 An exporter names the tensors of its graph as it likes. To find the rounded ones again, each
-rounding is exported as a multiplication by its step, whose name stays; then that is taken out.
+rounding is exported as a multiplication by a factor, whose name stays; then that is taken out.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from course_utils.quantize.folding import trace
 from course_utils.runtimes.export import export_onnx
 
 BYTE = 255  # the largest unsigned integer of eight bits
+MOVES_VALUES = {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class RoundedGraph:
 
     Attributes:
         graph: Of the network as if it did not round its activations.
-        ranges: Of each rounded activation: what 256 of its steps cover.
+        ranges: Of each rounded activation, moved ones too: what 256 of its steps cover.
         largest: The largest integer, counted from 0, of each activation of fewer than 8 bits.
     """
 
@@ -36,12 +38,13 @@ class RoundedGraph:
 
 
 class _Mark(nn.Module):
-    def __init__(self, step: Tensor) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
-        self.step = nn.Parameter(step, requires_grad=False)
+        # An exporter takes out multiplications by 1, and keeps equal numbers only once.
+        self.factor = nn.Parameter(torch.tensor(1 + (number + 1) / 1024), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.step
+        return x * self.factor
 
 
 def export_rounded(model: nn.Module, images: np.ndarray) -> RoundedGraph:
@@ -56,16 +59,23 @@ def export_rounded(model: nn.Module, images: np.ndarray) -> RoundedGraph:
     """
     marked = trace(model)
     roundings = find_roundings(marked)
-    for name, rounding in roundings.items():
-        marked.set_submodule(name, _Mark(rounding.positive_step.detach()))
-    graph = export_onnx(marked, images)
+    for number, name in enumerate(roundings):
+        marked.set_submodule(name, _Mark(number))
+    graph = onnx.ModelProto()
+    graph.CopyFrom(export_onnx(marked, images))  # the exporter keeps its own for the next model
     ranges, largest = {}, {}
     for name, rounding in roundings.items():
-        tensor = _take_out_(graph, f"{name}.step")
+        tensor = _take_out_(graph, f"{name}.factor")
         step = float(rounding.positive_step)
         ranges[tensor] = Range(rounding.low * step, (rounding.low + BYTE) * step)
         if rounding.bits < 8:
             largest[tensor] = rounding.high - rounding.low
+    for node in graph.graph.node:
+        if node.op_type in MOVES_VALUES and node.input[0] in ranges:
+            (given, *_), (moved, *_) = node.input, node.output
+            ranges.setdefault(moved, ranges[given])
+            if given in largest:
+                largest.setdefault(moved, largest[given])
     return RoundedGraph(graph, ranges, largest)
 
 

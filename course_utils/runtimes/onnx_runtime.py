@@ -67,7 +67,7 @@ def build(
     if rounds_itself and (ranges is not None or arithmetic != "U8S8" or bits > 8):
         raise ValueError(
             "This model was trained with its own roundings: it runs in U8S8 arithmetic with their"
-            " ranges and with weights of at most 8 bits."
+            " ranges and with weights of at most 8 bits, as quantize.convert_aware makes them."
         )
     is_calibrated_here = bits <= 8 and arithmetic != "dynamic" and ranges is None
     is_calibrated_here &= not rounds_itself
@@ -86,6 +86,7 @@ def build(
     if rounds_itself:
         rounded = export_rounded(model, images)
         graph, ranges, largest = rounded.graph, rounded.ranges, rounded.largest
+        weights = {name: quantize.spread_integers(one) for name, one in weights.items()}
     else:
         graph = export_onnx(model, images)
     if bits > 8:
@@ -99,9 +100,13 @@ def build(
         graph = onnx_int8.quantize_static_graph(graph, weights, ranges, arithmetic)
         graph = limit_integers(graph, largest)
     narrow = sorted(width for width in widths if width < 8)
-    if narrow:
-        named = " or ".join(map(str, narrow))
-        remarks.append(f"no {named}-bit kernel here: its integers ran in the int8 kernel")
+    if len(narrow) == 1:
+        remarks.append(f"no {narrow[0]}-bit kernel here: its integers ran in the int8 kernel")
+    elif narrow:
+        remarks.append(
+            f"no kernels here for {narrow[0]} to {narrow[-1]} bits: their integers ran in the int8"
+            " kernel"
+        )
     runner = load(pack(graph, packed), threads=threads)
     in_int8 = count_layers(runner, INT8_OPERATORS)
     if not in_int8:

@@ -3,10 +3,11 @@
 from course_utils.sweep.batches import find_knee, measure_batches
 from course_utils.sweep.classifier import measure
 from course_utils.sweep.experiment import Experiment, Finding, Point
+from course_utils.sweep.gradients import measure_gradients
 from course_utils.sweep.loads import measure_loads
 from course_utils.sweep.sweep import Sweep, run
 
 __all__ = [
     "Experiment", "Finding", "Point", "Sweep", "find_knee", "measure", "measure_batches",
-    "measure_loads", "run",
+    "measure_gradients", "measure_loads", "run",
 ]  # fmt: skip

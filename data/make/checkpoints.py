@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from course_utils.models import ARCHITECTURES, build_model
+from course_utils.models import build_model
 from course_utils.training import Recipe, evaluate, train
 from idx import read_tensors
 
@@ -40,8 +40,8 @@ def main() -> None:
     (images, labels), test = (read_tensors(arguments.source, part) for part in ("train", "t10k"))
 
     for name in arguments.names:
-        if name not in ARCHITECTURES:
-            parser.error(f"no model {name!r}; choose from {', '.join(ARCHITECTURES)}")
+        if name not in RECIPES:
+            parser.error(f"no model {name!r}; choose from {', '.join(RECIPES)}")
         state_file = CHECKPOINTS / f"{name}.train_state"
 
         def report(epoch: int, loss: float, model: torch.nn.Module, name: str = name) -> None:

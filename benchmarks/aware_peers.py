@@ -1,6 +1,6 @@
 """Our quantization-aware training against torchao's: accuracy, seconds a step, what really runs.
 
-    .venv/bin/python benchmarks/aware_peers.py [MODEL ...] [--epochs 4] [--images 12000] [--record]
+    .venv/bin/python benchmarks/aware_peers.py [MODEL ...] [--epochs 4] [--record]
 
 All start from the same checkpoint, see the same images in the same order, and have the same
 recipe; the control is trained as long in float32. Ranges start from the same 200 calibration
@@ -35,7 +35,7 @@ RECORD = Path(__file__).parent.parent / "data" / "recorded" / "aware_peers.json"
 MODELS = ["resnet8_w32_fashion", "resnet8_w16_fashion"]
 CONTROL = "float32, trained as long"
 CALIBRATION_IMAGES = 200
-TIMING_S = 90  # of steps, and of inference
+STEPS_S, INFERENCE_S = 300, 90  # at most, for timing
 DEFINITIONS = {
     "bits": "of weights and of what a layer reads; the first and the last layer have 8",
     "before": "accuracy in percent before this training: what rounding after training gives",
@@ -104,11 +104,12 @@ METHODS = {
 }
 
 
-def compare(name: str, recipe: Recipe, train_split: datasets.Split) -> dict[str, object]:
-    """Return what the record says of a model; print it on the way."""
-    fashion = datasets.load_fashion()
-    test, calibration = fashion.test, fashion.calibration.images[:CALIBRATION_IMAGES]
-    images, labels = map(torch.from_numpy, (train_split.images, train_split.labels))
+def compare(
+    name: str, recipe: Recipe, shown: datasets.Split, test: datasets.Split
+) -> dict[str, object]:
+    """Return what the record says of a model that trains on what it is shown; print it, too."""
+    calibration = datasets.load_fashion().calibration.images[:CALIBRATION_IMAGES]
+    images, labels = map(torch.from_numpy, (shown.images, shown.labels))
     model = models.load_pretrained(name)
 
     def learn(label: str, start: nn.Module) -> nn.Module:
@@ -176,7 +177,7 @@ def time_steps(
     """Time a training step of each network; the first one is what the others are compared to."""
     steps = [make_step(model, labels) for model in prepared.values()]
     with use_threads(1), one_core():
-        return measure.compare(*steps, images=batch, names=[*prepared], limit_s=TIMING_S)
+        return measure.compare(*steps, images=batch, names=[*prepared], limit_s=STEPS_S)
 
 
 def make_step(model: nn.Module, labels: Tensor) -> Callable[[np.ndarray], np.ndarray]:
@@ -202,7 +203,7 @@ def run_all(
     """Return a row for each runner: what runs, how well and how fast."""
     with one_core():
         timed = measure.compare(
-            *runners.values(), images=test.images[:1], names=[*runners], limit_s=TIMING_S
+            *runners.values(), images=test.images[:1], names=[*runners], limit_s=INFERENCE_S
         )
     rows = {}
     for label, runner in runners.items():
@@ -245,15 +246,17 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=12_000, help="how many to train on")
+    parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--peak-learning-rate", type=float, default=0.01)
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} as well")
     arguments = parser.parse_args()
     recipe = Recipe(arguments.epochs, peak_learning_rate=arguments.peak_learning_rate)
-    split = datasets.load_fashion().train.first(arguments.images)
+    fashion = datasets.load_fashion()
+    shown, test = fashion.train.first(arguments.images), fashion.test.first(arguments.test_images)
     here = machine.describe()
     versions = here.versions | {"torchao": metadata.version("torchao")}
     print(f"{here}, {here.system}; {versions}\n{recipe}")
-    rows = [compare(name, recipe, split) for name in arguments.models]
+    rows = [compare(name, recipe, shown, test) for name in arguments.models]
     if arguments.record:
         record = {
             "what": "our quantization-aware training beside torchao's",
@@ -263,7 +266,7 @@ def main() -> None:
             "system": here.system,
             "versions": versions,
             "recipe": asdict(recipe),
-            "images": f"{len(split)} of Fashion-MNIST to train, all 10,000 to test",
+            "images": f"{len(shown):,} of Fashion-MNIST to train, {len(test):,} to test",
             "definitions": DEFINITIONS,
             "models": rows,
         }

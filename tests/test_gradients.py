@@ -193,6 +193,13 @@ def test_weights_are_stuck_if_the_step_is_below_half_a_gap(name, share):
     assert find_stuck_share(model, {"weight": torch.zeros(1, 5)}, 1.0, name) == 0
 
 
+def test_a_weight_is_rounded_before_the_step_already():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1 + 2**-8 - 2**-12)  # just below the middle of two values of bf16
+    gradients = {"weight": torch.tensor([[-(2**-11)]])}  # a step from there would cross it
+    assert find_stuck_share(model, gradients, 1.0, "bf16") == 1
+
+
 def test_a_smaller_learning_rate_leaves_more_weights_stuck(tiny_mlp, batch):
     gradients = find_gradients(tiny_mlp, *batch, of="weights")
     for name in ("bf16", "fp16"):

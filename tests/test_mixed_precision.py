@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import measure
+from course_utils import measure, mixed_precision, models
 from course_utils.mixed_precision import (
     LARGEST_SCALE,
     PRECISIONS,
@@ -184,9 +184,20 @@ def test_a_step_can_be_timed_and_trains_a_copy(precision, tiny_mlp, images):
     assert timed.times_ms[0].min() > 0
 
 
-def test_a_step_in_fp32_is_sgd_with_nesterovs_momentum(tiny_resnet, images):
-    step = build_step(tiny_resnet, LABELS, "fp32")
-    model = copy.deepcopy(tiny_resnet).train()
+def test_the_loss_of_a_step_is_scaled_in_fp16_alone(tiny_mlp, images, monkeypatch):
+    used = []
+    monkeypatch.setattr(mixed_precision, "take_step", lambda *args: used.append(args[-1]))
+    for precision in PRECISIONS:
+        build_step(tiny_mlp, LABELS, precision)(images)
+    assert [type(scaler) for scaler in used] == [type(None), type(None), LossScaler]
+
+
+def test_a_step_in_fp32_is_sgd_with_nesterovs_momentum(images):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        resnet = models.ResNet8(width=8)
+    step = build_step(resnet, LABELS, "fp32")
+    model = copy.deepcopy(resnet).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, nesterov=True)
     for _ in range(3):
         logits = model(torch.from_numpy(images))

@@ -130,7 +130,7 @@ def test_the_model_of_the_lessons_is_accurate():
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_both_named():
-    with pytest.raises(ValueError, match="checkpoint 'resnet8_w16_fashion'.*'resnet8_w32_fashion'"):
+    with pytest.raises(ValueError, match=r"'resnet8_w16_fashion'.*'resnet8_w32_fashion'"):
         models.load_pretrained("resnet8_w32_fashion", "resnet8_w16_fashion")
 
 

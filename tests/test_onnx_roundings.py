@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import PLAIN
 from onnx import helper, numpy_helper
 from torch import nn
 
@@ -112,8 +113,6 @@ def test_every_layer_runs_in_integers(make_converted, make_runner_of, name, bits
 
 
 def test_a_network_that_was_trained_answers_the_same(trained_resnet, pictures):
-    from conftest import PLAIN
-
     lessons = (torch.from_numpy(pictures.images[:600]), torch.from_numpy(pictures.labels[:600]))
     model = quantize.train_aware(
         trained_resnet, 2, *lessons, PLAIN, calibration=pictures.images[:200]
@@ -140,64 +139,6 @@ def test_the_file_gives_the_same_logits_again(make_runner_of, pictures, name, bi
     runner = make_runner_of(name, bits)
     images = pictures.images[:50]
     assert np.array_equal(runtimes.load(runner.artefact)(images), runner(images))
-
-
-class Views(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(144, 30), nn.Linear(30, 20, bias=False), nn.Linear(20, 10)]
-        )
-
-    def forward(self, images):
-        x = images.view(images.size(0), -1)
-        return self.layers[2](torch.relu(self.layers[1](torch.relu(self.layers[0](x)))))
-
-
-def seeded(make):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make().eval()
-
-
-def dead_relus():
-    """Return a net with two activations of the same step, since both are nothing but zeros."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3),
-        nn.ReLU(), nn.Flatten(), nn.Linear(144, 10),
-    )  # fmt: skip
-    for layer in (net[0], net[2]):
-        layer.bias.data.fill_(-100)
-    return net
-
-
-NETS = {
-    "flatten, dropout": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
-        nn.Dropout(), nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 10),
-    ),
-    "max pool": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(36, 10),
-    ),
-    "flatten at the end": lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1), nn.Flatten()
-    ),
-    "view with a size": Views,
-    "dead ReLUs": dead_relus,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", NETS)
-def test_other_networks_answer_as_their_simulation_does(pictures, kind):
-    net = seeded(NETS[kind])
-    widths = dict.fromkeys(quantize.count_weights(net), 4)
-    model = convert_aware(prepare_aware(net, widths, pictures.images[:200]))
-    runner = runtimes.build(model, pictures.images[:1])
-    logits, expected = runner(pictures.images[:200]), simulate(model, pictures.images[:200])
-    assert (np.abs(logits - expected).max(1) < 0.02 * np.abs(expected).max()).mean() >= SAME
-    integers = onnx_runtime.count_layers(runner, onnx_runtime.INT8_OPERATORS)
-    assert integers == len(widths)
 
 
 # The graph
@@ -349,6 +290,67 @@ def test_the_file_holds_as_many_bits_as_the_widths_say(make_converted, make_runn
     assert [grid.bits for grid in grids.values()] == [2, 3, 4]
     for name, grid in grids.items():
         assert stored[f"{name}_quantized"] == -(-grid.integers.numel() * grid.bits // 8)
+
+
+# Other networks
+
+
+class Views(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [nn.Linear(144, 30), nn.Linear(30, 20, bias=False), nn.Linear(20, 10)]
+        )
+
+    def forward(self, images):
+        x = images.view(images.size(0), -1)
+        return self.layers[2](torch.relu(self.layers[1](torch.relu(self.layers[0](x)))))
+
+
+def seeded(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make().eval()
+
+
+def dead_relus():
+    """Return a net with two activations of the same step, since both are nothing but zeros."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(144, 10),
+    )  # fmt: skip
+    for layer in (net[0], net[2]):
+        layer.bias.data.fill_(-100)
+    return net
+
+
+NETS = {
+    "flatten, dropout": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+        nn.Dropout(), nn.Flatten(), nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 10),
+    ),
+    "max pool": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(36, 10),
+    ),
+    "flatten at the end": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1), nn.Flatten()
+    ),
+    "view with a size": Views,
+    "dead ReLUs": dead_relus,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_other_networks_answer_as_their_simulation_does(pictures, kind):
+    net = seeded(NETS[kind])
+    widths = dict.fromkeys(quantize.count_weights(net), 4)
+    model = convert_aware(prepare_aware(net, widths, pictures.images[:200]))
+    runner = runtimes.build(model, pictures.images[:1])
+    logits, expected = runner(pictures.images[:200]), simulate(model, pictures.images[:200])
+    assert (np.abs(logits - expected).max(1) < 0.02 * np.abs(expected).max()).mean() >= SAME
+    integers = onnx_runtime.count_layers(runner, onnx_runtime.INT8_OPERATORS)
+    assert integers == len(widths)
 
 
 # What cannot be built

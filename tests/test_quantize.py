@@ -664,7 +664,7 @@ def test_the_order_of_the_names_does_not_matter(tiny_mlp):
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("layers.O", "layers.0"), ("layer.1", "layers.1"), ("layers.2.weight", "layers.2")],
+    [("layers.00", "layers.0"), ("layer.1", "layers.1"), ("layers.2.weight", "layers.2")],
 )
 def test_a_layer_that_does_not_exist_is_named_with_the_nearest(tiny_mlp, name, nearest):
     widths = {"layers.0": 4, "layers.1": 4, "layers.2": 4, name: 4}

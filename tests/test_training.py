@@ -252,7 +252,7 @@ def test_each_step_tells_its_loss(bright_halves, untrained):
 def test_an_interrupt_in_the_middle_of_an_epoch_costs_that_epoch_alone(
     bright_halves, untrained, tmp_path, cut
 ):
-    """The learner presses the button to stop; what follows ends with the same weights, bit by bit."""
+    """The learner stops it; what follows ends with the same weights, to the last bit."""
     unbroken = train(untrained, *bright_halves, RECIPE)
     state_file = tmp_path / "resnet.train_state"
     steps = []
@@ -417,9 +417,7 @@ def test_a_state_of_another_recipe_is_refused_with_both_named(
     bright_halves, untrained, first_state, change
 ):
     other = dataclasses.replace(RECIPE, **{"epochs": 1, **change})
-    with pytest.raises(
-        ValueError, match="holds the recipe .*but this training has the recipe"
-    ) as e:
+    with pytest.raises(ValueError, match=r"holds the recipe .*but this training has the") as e:
         train(untrained, *bright_halves, other, state_file=first_state)
     (name, value), *_ = change.items()
     assert f"'{name}': {value!r}" in str(e.value)

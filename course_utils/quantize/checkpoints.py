@@ -65,7 +65,8 @@ def load_aware(architecture: str, bits: int) -> nn.Module:
     """
     file = f"checkpoints/{architecture}_aware{bits}.safetensors"
     if file not in verified.published_digests():
-        known = sorted(Path(name).stem for name in verified.published_digests() if "_aware" in name)
+        names = (Path(name) for name in verified.published_digests())
+        known = sorted(name.stem for name in names if name.match("*_aware?.safetensors"))
         raise ValueError(
             f"No {architecture!r} was trained for {bits} bits: no data/{file} is known, only"
             f" {', '.join(known) or 'none'}."

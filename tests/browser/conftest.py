@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 ASK_PYTHON = """
 panels = [value for value in globals().values() if isinstance(value, lab.Panel)]
-print({p._name: (p.setting, [tuple(card) for card in p.cards]) for p in panels})
+all_cards = {p: [[tuple(card) for card in cards] for cards in p._cards] for p in panels}
+pictures = {p: [(one.title, one.words()) for one in p._details] for p in panels}
+print({p._name: (p.setting, [*map(tuple, p.cards)], all_cards[p], pictures[p]) for p in panels})
 """
 
 
@@ -39,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
 def _run_lesson(browser: Browser, server: LabServer, name: str) -> Iterator[LabPage]:
     with open_page(browser, server, height=1400) as page:
         page.open(name)
-        page.run_all(seconds=300)
+        page.run_all(seconds=600)
         yield page
 
 
@@ -56,6 +58,11 @@ def inference_basics(browser: Browser, server: LabServer) -> Iterator[LabPage]:
 @pytest.fixture(scope="module")
 def quantization(browser: Browser, server: LabServer) -> Iterator[LabPage]:
     yield from _run_lesson(browser, server, "02_quantization.ipynb")
+
+
+@pytest.fixture(scope="module")
+def aware_training(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "03_quantization_aware_training.ipynb")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A JupyterLab server of its own and a browser page on it, for tests, benchmarks and pictures."""
 
+import ast
 import contextlib
 import json
 import os
@@ -17,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Browser, Page, Playwright, expect
+import psutil
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
+SOLUTIONS = Path(__file__).parent.parent.parent / "notebooks" / "solutions"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = [
     "--no-sandbox",  # containers run as root
@@ -55,6 +58,19 @@ class LabServer:
     url: str
     token: str
     folder: Path
+    process_id: int
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold all kernels still: what a page shows meanwhile it knows by itself."""
+        kernels = psutil.Process(self.process_id).children(recursive=True)
+        for kernel in kernels:
+            kernel.suspend()
+        try:
+            yield
+        finally:
+            for kernel in kernels:
+                kernel.resume()
 
 
 @contextlib.contextmanager
@@ -94,7 +110,7 @@ def serve_lab(folder: Path, environment: dict[str, str] | None = None) -> Iterat
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((private / "server.log").read_text()[-2000:])
             time.sleep(0.2)
-        yield LabServer(url, token, folder)
+        yield LabServer(url, token, folder, server.pid)
     finally:
         server.terminate()
         try:
@@ -112,6 +128,17 @@ def strip(source: Path, target: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, target)
+
+
+def read_solution(lesson: str, name: str) -> str:
+    """Return the reference answer to an exercise, with what it imports."""
+    source = (SOLUTIONS / f"{lesson}.py").read_text(encoding="utf-8")
+    parts = [
+        ast.get_source_segment(source, node)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "name", "") == name
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 @dataclass
@@ -170,6 +197,24 @@ class LabPage:
                 expect(started.first).to_be_visible(timeout=3000)
                 return
         raise AssertionError("Run All Cells had no effect")
+
+    def answer(self, attempt: str) -> Locator:
+        """Write a function in the place of its stub, run it and its check; return what that says.
+
+        Args:
+            attempt: The source, of one function at the top level.
+        """
+        name = re.findall(r"^def (\w+)\(", attempt, re.MULTILINE)[0]
+        stub = self.page.locator(".jp-CodeCell", has_text=f"def {name}(")
+        check = self.page.locator(".jp-CodeCell", has_text=re.compile(rf"checks\..*\({name}\)"))
+        stub.locator(".cm-content").click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(attempt)
+        self.page.keyboard.press("Control+Enter")
+        self.wait_idle(30)
+        check.locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+        return check.locator(".jp-OutputArea-output")
 
     def set_theme(self, name: str) -> None:
         """Switch JupyterLab to "Light" or "Dark" from its menu."""

@@ -83,7 +83,7 @@ def make_ours(bits: int) -> Method:
 
 
 def make_torchao(bits: int, learned: bool = False) -> Method:
-    builders = {"torch.compile": torchao_aware.build_compiled}
+    builders = {"eager": torchao_aware.build_eager, "torch.compile": torchao_aware.build_compiled}
     if bits == 8:  # of 4 bits the exporter forgets where integers end: 15 would become 255
         builders["ONNX Runtime"] = torchao_aware.build_onnx_runtime
     return Method(
@@ -225,7 +225,10 @@ def print_tables(
 ) -> None:
     print(f"\n{name}\n{'':45s} before %  trained %  converted %  same %  step s")
     for label, row in training.items():
-        shown = [f"{row.get(key, ''):>{width}}" for key, width in COLUMNS.items()]
+        shown = [
+            f"{row[key]:{width}.{digits}f}" if key in row else " " * width
+            for key, (width, digits) in COLUMNS.items()
+        ]
         print(f"{label:45s} {'  '.join(shown)}")
     print(f"\n{'':45s} accuracy %  same %  int8  median ms   × fp32 (99 %)        bytes")
     for label, row in running.items():
@@ -238,7 +241,13 @@ def print_tables(
         )
 
 
-COLUMNS = {"before": 8, "trained": 9, "converted": 11, "same_as_trained": 6, "step_s": 6}
+COLUMNS = {  # of the first table: width, digits
+    "before": (8, 2),
+    "trained": (9, 2),
+    "converted": (11, 2),
+    "same_as_trained": (6, 2),
+    "step_s": (6, 3),
+}
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ puts them there, ``convert_pt2e`` turns them into quantize and dequantize operat
 import copy
 import io
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import peers
@@ -147,8 +149,13 @@ def make_roundings(bits: int, learned: bool) -> tuple[QuantizationSpec, Quantiza
     )
 
 
+def build_eager(converted: Switchable, images: np.ndarray) -> Runner:
+    """Return the runner of what ``convert_pt2e`` gives: integers turned back, then float32."""
+    return _make_runner(converted.graph, images, 0)
+
+
 def build_compiled(converted: Switchable, images: np.ndarray) -> Runner:
-    """Return the runner of ``torch.compile``; its kernel is how many layers run in int8, "9/10"."""
+    """Return the runner of ``torch.compile``."""
     with quiet():
         from torch._dynamo.utils import counters
         from torch._inductor import config
@@ -158,28 +165,35 @@ def build_compiled(converted: Switchable, images: np.ndarray) -> Runner:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise peers.UnavailableError("a C++ compiler") from None
-    graph = copy.deepcopy(converted.graph)
-    example = torch.zeros(1, *images.shape[1:])
-    file = io.BytesIO()
     torch._dynamo.reset()  # or the code of the network before would be used
     counters.clear()
     # The two settings of the tutorial; without freezing no int8 kernel is chosen. The number of
     # threads is written into the code.
     settings = config.patch(freezing=True, cpp_wrapper=True)
     with quiet(), torch.no_grad(), use_threads(1), settings:
-        torch.export.save(torch.export.export(graph, (example,)), file)
-        call = torch.compile(graph)
-        call(example)
+        call = torch.compile(copy.deepcopy(converted.graph))
+        call(torch.zeros(1, *images.shape[1:]))
     kinds = ("qconv_weight_prepack_matcher_count", "qlinear_weight_prepack_matcher_count")
     int8 = sum(counters["inductor"][kind] for kind in kinds)
-    layers = sum(node.target in LAYERS for node in graph.graph.nodes)
+    return replace(_make_runner(converted.graph, images, int8), run=_make_run(call))
 
+
+def _make_runner(graph: fx.GraphModule, images: np.ndarray, int8: int) -> Runner:
+    """Return a runner whose kernel is how many layers run in int8, "9/10"."""
+    layers = sum(node.target in LAYERS for node in graph.graph.nodes)
+    file = io.BytesIO()
+    with quiet():
+        torch.export.save(torch.export.export(graph, (torch.zeros(1, *images.shape[1:]),)), file)
+    kernel, remark = f"{int8}/{layers}", "needs torch"
+    return Runner(_make_run(graph), "torchao", kernel, remark, file.getvalue(), images.shape[1:])
+
+
+def _make_run(call: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
     def run(batch: np.ndarray) -> np.ndarray:
         with torch.no_grad(), use_threads(1):
             return call(torch.from_numpy(batch)).numpy()
 
-    artefact = file.getvalue()
-    return Runner(run, "torchao", f"{int8}/{layers}", "needs torch", artefact, images.shape[1:])
+    return run
 
 
 def build_onnx_runtime(converted: Switchable, images: np.ndarray) -> Runner:

@@ -133,8 +133,8 @@ def explain_16_bits(precision: Literal["bf16", "fp16"]) -> str:
     has = machine.bf16_instructions if precision == "bf16" else machine.fp16_instructions
     if has:
         return (
-            f"{precision}: this processor has instructions for it. A layer gains from them only"
-            " if a library has a kernel for it that uses them."
+            f"{precision}: this processor has instructions for it. Not every library uses them for"
+            " every layer, and not on every processor are they faster than those for fp32."
         )
     return (
         f"{precision}: no instructions for it. Each number is turned into fp32 and back, so it is"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils import fingerprint
+from course_utils.mixed_precision import LossScaler, autocast, take_step
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def train(
     recipe: Recipe,
     *,
     device: str = "cpu",
+    precision: str = "fp32",
     state_file: Path | None = None,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     on_step: Callable[[float], None] | None = None,
@@ -97,6 +99,8 @@ def train(
         labels: (n,) int64.
         recipe: Epochs, batch size, learning rate and augmentation.
         device: Where to train, e.g. "cpu" or "cuda".
+        precision: In which layers compute; a key of ``mixed_precision.PRECISIONS``. The weights
+            stay in fp32; in fp16 the loss is scaled.
         state_file: Rewritten after each epoch; training goes on from it where it exists.
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; epochs count from 1.
         on_step: Called with the loss of each step.
@@ -104,8 +108,8 @@ def train(
             and a C++ compiler.
 
     Raises:
-        ValueError: The state file is of another architecture or recipe, or damaged; or there are
-            fewer images than a batch.
+        ValueError: The state file is of another architecture, recipe or precision, or damaged;
+            there is no such precision, or there are fewer images than a batch.
         DivergedError: The loss, or a weight, is no longer a number. The state file, and the error
             itself, keep what the last good epoch left.
     """
@@ -123,8 +127,15 @@ def train(
     )
     forward = torch.compile(model) if compiled else model
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    context = autocast(precision, device)
+    scaler = LossScaler() if precision == "fp16" else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    origin = {"architecture": describe_architecture(model), "recipe": asdict(recipe)}
+    parts |= {"scaler": scaler} if scaler else {}
+    origin = {
+        "architecture": describe_architecture(model),
+        "recipe": asdict(recipe),
+        "precision": precision,
+    }
     done = 0
     if state_file is not None and state_file.exists():
         state = _read_state(state_file, origin)
@@ -142,14 +153,14 @@ def train(
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             batch = images[rows].to(device)
             batch = augment(batch, recipe, generator)
-            loss = loss_of(forward(batch), labels[rows].to(device))
+            with context:
+                logits = forward(batch)
+            loss = loss_of(logits.float(), labels[rows].to(device))
             total += loss.item()
             if not math.isfinite(total):
                 break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            if take_step(loss, optimizer, scaler):  # a skipped step is none of the schedule
+                schedule.step()
             if on_step is not None:
                 on_step(loss.item())
         if not (math.isfinite(total) and _is_finite(model)):

@@ -469,3 +469,47 @@ def test_evaluate_counts_what_is_right():
     assert evaluate(model, images, torch.tensor([0, 1, 2, 3])) == 1
     assert evaluate(model, images, torch.tensor([0, 1, 0, 0])) == 0.5
     assert evaluate(model, images, torch.tensor([0, 1, 2, 0]), batch=3) == 0.75
+
+
+# Precision
+
+
+def test_training_in_bf16_learns_and_keeps_its_weights_in_fp32(bright_halves):
+    untrained = MLP([64, 16, 2])
+    recipe = Recipe(epochs=3, batch=16, peak_learning_rate=0.1, flip=False, shift_pixels=0)
+    trained = train(untrained, *bright_halves, recipe, precision="bf16")
+    assert evaluate(trained, *bright_halves) > evaluate(untrained, *bright_halves)
+    assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
+    exact = train(untrained, *bright_halves, recipe)
+    weights = (trained.layers[0].weight, exact.layers[0].weight)
+    assert not torch.equal(*weights)
+    assert torch.allclose(*weights, atol=0.05)
+
+
+def test_training_in_fp16_scales_its_loss_and_goes_on_where_it_broke_off(bright_halves, tmp_path):
+    recipe = Recipe(epochs=2, batch=16, peak_learning_rate=0.1, flip=False, shift_pixels=0)
+    untrained = MLP([64, 16, 2])
+    whole = train(untrained, *bright_halves, recipe, precision="fp16")
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch: int, loss: float, model: torch.nn.Module) -> None:
+        raise StopError
+
+    settings = {"precision": "fp16", "state_file": tmp_path / "state"}
+    with pytest.raises(StopError):
+        train(untrained, *bright_halves, recipe, on_epoch=stop, **settings)
+    resumed = train(untrained, *bright_halves, recipe, **settings)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_a_state_of_another_precision_and_an_unknown_precision_are_refused(bright_halves, tmp_path):
+    recipe = Recipe(epochs=1, batch=16, flip=False, shift_pixels=0)
+    state_file = tmp_path / "state"
+    train(MLP([64, 4, 2]), *bright_halves, recipe, state_file=state_file)
+    with pytest.raises(ValueError, match=r"precision fp32.*precision bf16"):
+        train(MLP([64, 4, 2]), *bright_halves, recipe, precision="bf16", state_file=state_file)
+    with pytest.raises(ValueError, match="no precision 'fp12'"):
+        train(MLP([64, 4, 2]), *bright_halves, recipe, precision="fp12")

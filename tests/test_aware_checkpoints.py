@@ -25,7 +25,7 @@ from course_utils.quantize import (
 
 DATA = Path(__file__).parent.parent / "data"
 TINY = {
-    "tiny_resnet": lambda: models.ResNet8(width=4),
+    "tiny_resnet": lambda: models.ResNet8(width=8),
     "wide_resnet": lambda: models.ResNet8(width=5),
     "tiny_mlp": lambda: models.MLP([144, 32, 24, 10]),
 }

@@ -121,7 +121,7 @@ def bright_halves():
 def untrained():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ResNet8(width=4, classes=2)
+        return ResNet8(width=8, classes=2)
 
 
 def assert_same_weights(model, other):
@@ -384,8 +384,8 @@ def first_state(bright_halves, untrained, tmp_path):
 
 
 def strided():
-    """Return a network with the shapes of ``ResNet8(4, 2)`` that computes something else."""
-    resnet = ResNet8(width=4, classes=2)
+    """Return a network with the shapes of ``ResNet8(8, 2)`` that computes something else."""
+    resnet = ResNet8(width=8, classes=2)
     resnet.block2.conv1.stride = (1, 1)
     resnet.block2.shortcut[0].stride = (1, 1)
     return resnet

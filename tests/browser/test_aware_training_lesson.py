@@ -153,6 +153,16 @@ def test_the_histogram_moves_with_the_loss_and_is_shaded_by_format(aware_trainin
     assert all(heights == first for heights in others)  # the same gradients, in all formats
 
 
+def test_gradients_are_counted_again(aware_training: LabPage) -> None:
+    panel = show(aware_training, GRADIENTS, "bf16", 0)
+    panel.root.get_by_role("button", name="Measure this point again").click()
+    status = panel.root.locator(".im-buttons [role=status]")
+    expect(status).to_contain_text("Measured again at", timeout=60_000)
+    for metric in ("underflow", "subnormal", "overflow"):
+        expect(status).to_contain_text(metric)
+    assert panel.root.locator(".im-fresh").count() == 3
+
+
 @pytest.mark.parametrize(
     ("name", "right", "wrong", "hint"),
     [

@@ -222,7 +222,7 @@ class LabPage:
         self.page.get_by_text("Theme", exact=True).first.hover()
         self.page.get_by_text(f"JupyterLab {name}", exact=True).first.click()
         expect(self.page.locator("body")).to_have_attribute(
-            "data-jp-theme-light", "true" if name == "Light" else "false"
+            "data-jp-theme-light", "true" if name == "Light" else "false", timeout=30_000
         )
 
 

@@ -3,6 +3,7 @@
 
 const W = 340, LEFT = 46, RIGHT = 30, TOP = 24, BOTTOM = 34;
 const MOST_LETTERS = 40; // under an axis; more of them stand in two rows
+const WIDE_LETTER = 7; // how wide a letter of a tick or of a line's name is at most, on average
 const SHAPES = { // of the dot on a line, so that colour is never the only cue
   a: () => make("circle", { r: 5.5 }),
   b: () => make("rect", { x: -5, y: -5, width: 10, height: 10 }),
@@ -44,7 +45,10 @@ function lineChart(chart, spec, value, guess) {
     low: 0, high: count - 1, title: spec.knobs[0].name,
     ticks: spec.knobs[0].values.map((label, at) => ({ at, label })),
   };
-  const { svg, px, py, y0 } = frame(chart.title, 172, x, chart);
+  const widest = (labels) => WIDE_LETTER * Math.max(...labels.map((label) => label.length));
+  const left = Math.max(LEFT, widest(chart.ticks.map(({ label }) => label)) + 6);
+  const right = Math.max(RIGHT, widest(chart.lines.map(({ label }) => label)) + 4);
+  const { svg, px, py, y0 } = frame(chart.title, 172, x, chart, left, right);
   const place = (number) => {
     const y = chart.isLog ? Math.log10(Math.max(number, 1e-12)) : number;
     return py(Math.min(Math.max(y, chart.low), chart.high)); // what is off the scale stays at its edge
@@ -53,8 +57,8 @@ function lineChart(chart, spec, value, guess) {
   svg.append(cursor);
   if (chart.rule) {
     const y = place(chart.rule.at);
-    svg.append(make("line", { x1: LEFT, x2: W - RIGHT, y1: y, y2: y, class: "im-limit" }),
-      make("text", { x: LEFT + 4, y: y - 4 }, chart.rule.label));
+    svg.append(make("line", { x1: left, x2: W - right, y1: y, y2: y, class: "im-limit" }),
+      make("text", { x: left + 4, y: y - 4 }, chart.rule.label));
   }
   const lines = chart.lines.map(({ column, style, label }) => {
     const groups = [...Array(choices).keys()].map((choice) => {
@@ -70,7 +74,7 @@ function lineChart(chart, spec, value, guess) {
       svg.append(group);
       return group;
     });
-    const name = make("text", { x: W - RIGHT + 3 }, label);
+    const name = make("text", { x: W - right + 3 }, label);
     svg.append(name);
     return { column, style, groups, name };
   });

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from course_utils import plots
 
 MOST_LEVELS = 64
+MOST_POWERS = 8  # of ten, named under an axis
 MOST_LETTERS = 26  # of a bar's name: more would leave no room for the bars
 
 
@@ -104,7 +105,8 @@ class Histogram(Detail):
         low, high = map(float, self.place(self.edges[[0, -1]]))
         places: Sequence[float] = MaxNLocator(4).tick_values(low, high)
         if self.is_log:
-            places = range(math.ceil(low), math.floor(high) + 1)  # whole powers of ten
+            every = math.ceil((high - low) / MOST_POWERS)  # whole powers of ten, 1 among them
+            places = range(every * math.ceil(low / every), math.floor(high) + 1, every)
         ticks = [float(place) for place in places if low <= place <= high]
         return {
             "kind": "histogram",

@@ -88,7 +88,8 @@ def make_spec(
     points = sweep.points
     key = ["× your prediction", "+ measured again"] if predict else ["+ measured again"]
     if len(sweep.knobs) > 1:
-        key.append("pale: the other choice")
+        others = math.prod(len(values) for values in list(sweep.knobs.values())[1:]) - 1
+        key.append(f"pale: the other choice{'s' * (others > 1)}")
     key += dict.fromkeys(sign for detail in details for sign in detail.key())
     return {
         "name": name,

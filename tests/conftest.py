@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from recipes import PLAIN
 from torch import nn
 
 from course_utils import models, quantize
@@ -123,11 +124,6 @@ def tiny_mlp() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return quantize.fold_batch_norms(models.MLP([144, 64, 32, 10]))
-
-
-PLAIN = Recipe(
-    epochs=4, batch=50, peak_learning_rate=0.1, flip=False, shift_pixels=0, erase_pixels=0
-)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN
+from recipes import PLAIN
 from torch import fx, nn
 
 from course_utils import models, quantize

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import PLAIN
 from onnx import helper, numpy_helper
+from recipes import PLAIN
 from torch import nn
 
 from course_utils import machine, quantize, runtimes

@@ -93,7 +93,7 @@ def take_step(
 
 
 def build_step(
-    model: nn.Module, labels: np.ndarray, precision: str
+    model: nn.Module, labels: np.ndarray, precision: str, device: str = "cpu"
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a training step that ``measure.compare`` can time: images -> logits.
 
@@ -105,22 +105,23 @@ def build_step(
         model: Takes (n, ...) float32 images and returns logits.
         labels: (n,) int64, of the images that each call will get.
         precision: A key of ``PRECISIONS``; in fp16 the loss is scaled.
+        device: Where to train; the logits come back from there, so that a call waits for its step.
 
     Raises:
         ValueError: There is no such precision.
     """
-    context = autocast(precision)
-    learner = copy.deepcopy(model).train()
+    context = autocast(precision, device)
+    learner = copy.deepcopy(model).train().to(device)
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     optimizer = torch.optim.SGD(learner.parameters(), lr=1e-5, momentum=0.9, nesterov=True)
     scaler = LossScaler() if precision == "fp16" else None
-    wanted = torch.from_numpy(labels)
+    wanted = torch.from_numpy(labels).to(device)
 
     def step(images: np.ndarray) -> np.ndarray:
         with context:
-            logits = learner(torch.from_numpy(images)).float()
+            logits = learner(torch.from_numpy(images).to(device)).float()
         take_step(F.cross_entropy(logits, wanted), optimizer, scaler)
-        answers: np.ndarray = logits.detach().numpy()
+        answers: np.ndarray = logits.detach().cpu().numpy()
         return answers
 
     return step

@@ -62,11 +62,17 @@ class Picture:
         return {"image/png": picture, "text/plain": self.description}, {}
 
 
+def axis_unit(unit: str) -> tuple[str, int]:
+    """Return in what an axis counts a unit, and how many of the unit that is."""
+    return ("KiB", 1024) if unit == "bytes" else (unit, 1)
+
+
 def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
     """Draw metrics with their spread over the first knob, a line for each of the other choices."""
     knob, *others = sweep.knobs
     values = sweep.knobs[knob]
     places = np.arange(len(values))
+    _, step = axis_unit(sweep.points[0].metrics[chart.metrics[0]].unit)
     choices = itertools.product(*(sweep.knobs[other] for other in others))
     for choice, style in zip(choices, itertools.cycle(STYLES)):
         settings = [{knob: value, **dict(zip(others, choice, strict=True))} for value in values]
@@ -75,9 +81,9 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
             look = {**style, "label": ", ".join(map(str, choice)) if number == 0 else None}
             if len(chart.metrics) > 1:  # then the dash tells the metric, not the choice
                 look["linestyle"] = STYLES[number]["linestyle"]
-            ax.plot(places, [m.value for m in found], markersize=4, **look)
+            ax.plot(places, [m.value / step for m in found], markersize=4, **look)
             highs = [m.high if np.isfinite(m.high) else m.value for m in found]  # one not known
-            band = [m.low for m in found], highs
+            band = np.divide([[m.low for m in found], highs], step)
             ax.fill_between(places, *band, color=style["color"], alpha=0.15, linewidth=0)
     names = [str(value) for value in values]
     ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > MOST_LETTERS else 0)

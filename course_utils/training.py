@@ -108,8 +108,9 @@ def train(
             and a C++ compiler.
 
     Raises:
-        ValueError: The state file is of another architecture, recipe or precision, or damaged;
-            there is no such precision, or there are fewer images than a batch.
+        ValueError: The state file is of another architecture, recipe or precision, of other images
+            or labels, or damaged; there is no such precision, or there are fewer images than a
+            batch.
         DivergedError: The loss, or a weight, is no longer a number. The state file, and the error
             itself, keep what the last good epoch left.
     """
@@ -131,12 +132,15 @@ def train(
     scaler = LossScaler() if precision == "fp16" else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"scaler": scaler} if scaler else {}
-    origin = {
-        "architecture": describe_architecture(model),
-        "recipe": asdict(recipe),
-        "precision": precision,
-    }
+    origin: dict[str, Any] = {}
     done = 0
+    if state_file is not None:
+        origin = {
+            "architecture": describe_architecture(model),
+            "lessons": f"{len(images):,} images ({fingerprint.of(images, labels)})",
+            "recipe": asdict(recipe),
+            "precision": precision,
+        }
     if state_file is not None and state_file.exists():
         state = _read_state(state_file, origin)
         done = state["epoch"]
@@ -185,7 +189,7 @@ def describe_architecture(model: nn.Module) -> str:
 
 
 def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
-    """Return a state of training, if it is one of this model and this recipe."""
+    """Return a state of training, if it is one of this model, these images and this recipe."""
     cure = f"Remove {file}, or name another file, to start from the beginning."
     try:
         state: dict[str, Any] = dict(torch.load(file, map_location="cpu", weights_only=True))

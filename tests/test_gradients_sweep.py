@@ -78,11 +78,14 @@ def test_a_point_says_whether_the_pass_was_in_the_format(measure):
 def test_an_overflow_in_a_pass_is_told_beside_that_of_a_cast(measure):
     setting = {DOUBLINGS: 22, FORMAT: "fp16"}
     point = measure(number_formats=["fp16"], doublings=[22]).point(**setting)
-    told = re.fullmatch(r"loss × 4,194,304; (.*) % if those of fp32 are cast", point.overflow.note)
+    told = re.fullmatch(
+        r"too large to be held; loss × 4,194,304; (.*) % if gradients of fp32 are cast",
+        point.overflow.note,
+    )
     assert 0 < float(told[1]) < 50 < point.overflow.value
     exact = measure(number_formats=["fp32"], doublings=[22]).points[0]
     assert exact.overflow.value == 0
-    assert exact.overflow.note == "loss × 4,194,304"
+    assert exact.overflow.note == "too large to be held; loss × 4,194,304"
 
 
 def test_samples_are_magnitudes_in_fp32_scaled(measure, tiny_mlp, split):

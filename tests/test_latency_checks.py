@@ -35,10 +35,6 @@ SOLVED = load_solutions("01_inference_basics")
 percentile, largest_batch, name_flaws = SOLVED.percentile, SOLVED.largest_batch, SOLVED.name_flaws
 
 
-def stub(*_):
-    raise NotImplementedError
-
-
 def endless(*arguments):
     return endless(*arguments)
 
@@ -556,76 +552,6 @@ CHECKS = {
     ),
     check_flaws: ("Four benchmarks", RIGHT_FLAWS, WRONG_FLAWS, FLAW_MISTAKES),
 }  # fmt: skip
-EACH_CHECK = pytest.mark.parametrize("check", CHECKS)
-
-
-def pairs_with(place: int) -> list:
-    """Return each check with each of its right answers (place 1), or of its wrong ones (2)."""
-    return [(check, answer) for check, parts in CHECKS.items() for answer in parts[place]]
-
-
-@pytest.mark.parametrize(("check", "right"), pairs_with(1))
-def test_right_answers_of_any_form_are_accepted(check, right):
-    outcome = check(right)
-    assert outcome.is_solved, outcome
-    exercise = CHECKS[check][0]
-    assert repr(outcome).startswith(f"✔ {exercise}: ")
-    assert f"“{exercise}”: solved" in progress.report()
-
-
-@pytest.mark.parametrize(("check", "answer"), pairs_with(2))
-def test_wrong_answers_are_named_and_get_a_hint(check, answer):
-    wrong, state = answer
-    outcome = check(wrong)
-    assert outcome.state == state, outcome
-    assert not outcome.is_solved
-    assert outcome.message
-    assert outcome.hint
-    assert repr(outcome).startswith("✘")
-    assert f"“{CHECKS[check][0]}”: not solved yet" in progress.report()
-
-
-@EACH_CHECK
-def test_each_stub_is_not_attempted(check):
-    outcome = check(stub)
-    assert outcome.state == "not attempted"
-    assert outcome.exercise == CHECKS[check][0]
-    assert repr(outcome).startswith("○")
-    assert "Nothing yet" in progress.report()
-
-
-@EACH_CHECK
-def test_every_mistake_that_is_named_is_made_here(check):
-    _, _, wrong, mistakes = CHECKS[check]
-    assert {mistake.name for mistake in mistakes} <= {state for _, state in wrong}
-
-
-@EACH_CHECK
-def test_every_mistake_has_a_message_and_a_hint_of_its_own(check):
-    mistakes = CHECKS[check][3]
-    for field in ("name", "message", "hint"):
-        assert all(getattr(mistake, field) for mistake in mistakes)
-        assert len({getattr(mistake, field) for mistake in mistakes}) == len(mistakes)
-
-
-@EACH_CHECK
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        "a string", "1.0", b"bytes", object(), (), [], {}, [None] * 3, {"A": 1}, {None: None},
-        True, False, -1, 10**400, float("nan"), float("inf"), 1j, torch.tensor([]),
-        torch.zeros(3, 4), torch.full((3,), float("nan")), np.zeros((2, 2)), np.array(["x"]),
-        np.array("23.4"), lambda: 1, [[1.0], [2.0, 3.0]], range(3), ValueError("returned"),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_no_garbage_raises_or_is_right(check, garbage):
-    outcome = check(lambda *_: garbage)
-    assert not outcome.is_solved
-    assert outcome.state not in {"raises", "not attempted"}
-    assert outcome.message
-    assert outcome.hint
-    assert repr(outcome)
 
 
 def test_endless_recursion_is_told_as_such():

@@ -288,6 +288,20 @@ def test_lines_of_charts_with_one_metric_each_look_different(panel):
     assert len(set(styles)) == len(styles) == 2
 
 
+def test_bytes_are_drawn_in_kibibytes(planted):
+    panel = Panel(planted, "Sizes", charts=["size"])
+    (drawn,) = panel.spec["charts"]
+    assert drawn["title"] == "size (KiB)"
+    assert [tick["at"] for tick in drawn["ticks"]] == [
+        1024 * float(tick["label"]) for tick in drawn["ticks"]
+    ]
+    assert drawn["high"] >= max(point.size.value for point in planted.points)
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, planted, Chart("size (KiB)", ("size",)))
+    heights = {height for line in ax.lines for height in line.get_ydata()}
+    assert heights == {point.size.value / 1024 for point in planted.points}
+
+
 def test_a_logarithmic_chart_reaches_over_all_values_in_powers_of_ten(waiting):
     chart = Chart("of one request (ms)", ("latency", "worst"), is_log=True)
     panel = Panel(waiting, "Load", charts=[chart])

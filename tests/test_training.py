@@ -425,6 +425,22 @@ def test_a_state_of_another_recipe_is_refused_with_both_named(
     assert f"'{name}': {kept[name]!r}" in str(e.value)
 
 
+@pytest.mark.parametrize("change", ["images", "labels", "count"])
+def test_a_state_of_other_lessons_is_refused(bright_halves, untrained, first_state, change):
+    images, labels = bright_halves
+    count = len(images)
+    if change == "images":
+        images = images.flip(3)
+    elif change == "labels":
+        labels = 1 - labels
+    else:
+        count = 32
+    told = rf"holds the lessons 96 images \(.*but this training has the lessons {count} images"
+    with pytest.raises(ValueError, match=told):
+        recipe = dataclasses.replace(RECIPE, epochs=1)
+        train(untrained, images[:count], labels[:count], recipe, state_file=first_state)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -60,6 +60,14 @@ function lineChart(chart, spec, value, guess) {
     svg.append(make("line", { x1: left, x2: W - right, y1: y, y2: y, class: "im-limit" }),
       make("text", { x: left + 4, y: y - 4 }, chart.rule.label));
   }
+  function namesOf(choice) { // of the values of the other knobs, for a pointer over their line
+    const names = [];
+    for (const knob of spec.knobs.slice(1).reverse()) {
+      names.unshift(knob.values[choice % knob.values.length]);
+      choice = Math.floor(choice / knob.values.length);
+    }
+    return names;
+  }
   const lines = chart.lines.map(({ column, style, label }) => {
     const groups = [...Array(choices).keys()].map((choice) => {
       const number = (i, end) => {
@@ -68,7 +76,7 @@ function lineChart(chart, spec, value, guess) {
       };
       const at = (end) => (i) => `${px(i).toFixed(1)},${place(number(i, end)).toFixed(1)}`;
       const band = [...points.map(at(1)), ...points.map(at(2)).reverse()];
-      const group = make("g", { class: `im-${style}` },
+      const group = make("g", { class: `im-${style}` }, make("title", {}, [label, ...namesOf(choice)].filter(Boolean).join(", ")),
         make("path", { d: `M${band.join("L")}Z`, class: "im-band" }),
         make("path", { d: `M${points.map(at(0)).join("L")}`, class: "im-line" }));
       svg.append(group);

@@ -17,6 +17,7 @@ from course_utils.lab.readouts import (
     describe_setting,
     format_value,
 )
+from course_utils.plots import axis_unit
 
 if TYPE_CHECKING:
     from course_utils.measure import Measurement
@@ -57,7 +58,8 @@ def make_chart(metric: str | Chart, sweep: Sweep) -> Chart:
         raise ValueError(f"A chart shows one to four of {list(there)}, not {list(names)}.")
     if isinstance(metric, Chart):
         return metric
-    return Chart(f"{metric} ({there[metric].unit})", (metric,))
+    unit, _ = axis_unit(there[metric].unit)
+    return Chart(f"{metric} ({unit})", (metric,))
 
 
 def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Detail]) -> bytes:
@@ -147,19 +149,20 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
         measured = [point.metrics[metric] for point in sweep.points for metric in chart.metrics]
         rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
         ends = _finite_ends(measured) + ([chart.rule[0]] if chart.rule else [])
-        scale = _log_axis(ends) if chart.is_log else _axis(ends)
+        _, step = axis_unit(measured[0].unit)
+        scale = _log_axis(ends) if chart.is_log else _axis(ends, step)
         found.append({"title": chart.title, "isLog": chart.is_log, "rule": rule, **scale})
         found[-1]["lines"] = lines
     return found
 
 
-def _axis(ends: Sequence[float]) -> dict[str, Any]:
-    """Return the scale of a chart: from 0 to a tick above the highest value."""
-    ticks = MaxNLocator(4).tick_values(0, max(ends))
+def _axis(ends: Sequence[float], step: int) -> dict[str, Any]:
+    """Return the scale of a chart: from 0 to a tick above the highest value, told in steps."""
+    ticks = MaxNLocator(4).tick_values(0, max(ends) / step)
     return {
-        "low": float(ticks[0]),
-        "high": float(ticks[-1]),
-        "ticks": [{"at": float(tick), "label": f"{tick:g}"} for tick in ticks],
+        "low": float(step * ticks[0]),
+        "high": float(step * ticks[-1]),
+        "ticks": [{"at": float(step * tick), "label": f"{tick:g}"} for tick in ticks],
     }
 
 

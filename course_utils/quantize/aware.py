@@ -12,8 +12,7 @@ bits too; and steps start where the squared error is least.
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -136,11 +135,7 @@ def train_aware(
     recipe: Recipe,
     *,
     calibration: np.ndarray,
-    device: str = "cpu",
-    state_file: Path | None = None,
-    on_epoch: Callable[[int, float, nn.Module], None] | None = None,
-    on_step: Callable[[float], None] | None = None,
-    compiled: bool = False,
+    **settings: Any,
 ) -> nn.Module:
     """Return a copy that was trained with rounding, and converted: see ``convert_aware``.
 
@@ -149,32 +144,18 @@ def train_aware(
         bits: See ``prepare_aware``.
         images: (n, 1, height, width) float32 in [0, 1].
         labels: (n,) int64.
-        recipe: See ``training.train``, as for the rest.
+        recipe: See ``training.train``.
         calibration: See ``images`` of ``prepare_aware``.
-        device: Where to train.
-        state_file: Rewritten after each epoch; training goes on from it where it exists.
-        on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; the model is still a prepared
-            one.
-        on_step: Called with the loss of each step.
-        compiled: Whether ``torch.compile`` makes the steps faster.
+        settings: See the rest of ``training.train``: device, precision, state_file, on_epoch (its
+            model is still a prepared one), on_step, compiled.
 
     Raises:
         ValueError: As of ``prepare_aware`` and ``training.train``.
+        TypeError: ``training.train`` has no such setting.
         training.DivergedError: The loss is no longer a number.
     """
     prepared = prepare_aware(model, bits, calibration)
-    trained = train(
-        prepared,
-        images,
-        labels,
-        recipe,
-        device=device,
-        state_file=state_file,
-        on_epoch=on_epoch,
-        on_step=on_step,
-        compiled=compiled,
-    )
-    return convert_aware(trained)
+    return convert_aware(train(prepared, images, labels, recipe, **settings))
 
 
 def insert_roundings_(traced: fx.GraphModule, roundings: Mapping[str, LearnedStep]) -> None:

@@ -61,10 +61,10 @@ class Gradients(Experiment):
 
     counting: ClassVar[str] = "backward passes"
     is_compared: ClassVar[bool] = False
-    titles: ClassVar[dict[str, str]] = {
+    meanings: ClassVar[dict[str, str]] = {
         "underflow": "became 0",
         "subnormal": "lost digits",
-        "overflow": "too large",
+        "overflow": "too large to be held",
     }
 
     @property
@@ -124,10 +124,10 @@ class Gradients(Experiment):
         """Return the shares, and beside them what casting the gradients of fp32 would lose."""
         fate, by_cast, scale = (found.facts[what] for what in ("fate", "by_cast", "scale"))
         metrics = {}
-        for name in self.titles:
-            percent, note = 100 * fate[name], f"loss × {scale:,.0f}"
+        for name, meaning in self.meanings.items():
+            percent, note = 100 * fate[name], f"{meaning}; loss × {scale:,.0f}"
             if fate != by_cast:
-                note += f"; {100 * by_cast[name]:.1f} % if those of fp32 are cast"
+                note += f"; {100 * by_cast[name]:.1f} % if gradients of fp32 are cast"
             metrics[name] = Measurement(
                 percent, "%", percent, percent, fate["count"], found.measured, note=note
             )

@@ -94,6 +94,12 @@ def check_images(images: np.ndarray, pixels: Range | None = PIXELS) -> None:
         )
 
 
+def refuse_images(images: np.ndarray, error: RuntimeError) -> ValueError:
+    """Return what to raise when a model failed on images."""
+    reason = str(error).splitlines()[0]
+    return ValueError(f"The model does not accept images of shape {images.shape}: {reason}")
+
+
 def count(values: np.ndarray, extremes: Range | None = None) -> Distribution:
     """Count values.
 

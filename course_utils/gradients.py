@@ -51,20 +51,27 @@ def find_gradients(
             in fp16 a convolution can take a second an image, see ``mixed_precision.build_step``.
 
     Raises:
-        ValueError: There is no such precision.
+        ValueError: There is no such precision, or a layer takes no part in what is returned.
     """
     learner = copy.deepcopy(model).train().requires_grad_()
     outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        outputs[name] = output
+        return output.clone()  # for the next layer, which may overwrite it
+
     for name, layer in learner.named_modules():
         if any(True for _ in layer.parameters(recurse=False)):
-            layer.register_forward_hook(
-                lambda _, __, output, name=name: outputs.__setitem__(name, output)
-            )
+            layer.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
     with autocast(precision):
         logits = learner(images)
     loss = F.cross_entropy(logits.float(), labels) * loss_scale
     wanted = outputs if of == "outputs" else dict(learner.named_parameters())
-    return dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(wanted, found, strict=True) if gradient is None]
+    if unused:
+        raise ValueError(f"What the model returns does not depend on {unused}: leave them out.")
+    return dict(zip(wanted, found, strict=True))
 
 
 def cast_gradients(

@@ -36,7 +36,7 @@ class Recipe:
 
 
 class DivergedError(Exception):
-    """The loss, or a weight, is no longer a number.
+    """The loss, a gradient or a weight is no longer a number.
 
     Attributes:
         model: As it was after the last epoch that went well, in evaluation mode on the CPU.
@@ -101,7 +101,8 @@ def train(
         device: Where to train, e.g. "cpu" or "cuda".
         precision: In which layers compute; a key of ``mixed_precision.PRECISIONS``. The weights
             stay in fp32; in fp16 the loss is scaled.
-        state_file: Rewritten after each epoch; training goes on from it where it exists.
+        state_file: Rewritten after each epoch; training goes on from it where it exists, whatever
+            weights the model has (they may be random).
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; epochs count from 1.
         on_step: Called with the loss of each step.
         compiled: Whether ``torch.compile`` makes the steps faster, which takes half a minute first
@@ -109,10 +110,10 @@ def train(
 
     Raises:
         ValueError: The state file is of another architecture, recipe or precision, of other images
-            or labels, or damaged; there is no such precision, or there are fewer images than a
-            batch.
-        DivergedError: The loss, or a weight, is no longer a number. The state file, and the error
-            itself, keep what the last good epoch left.
+            or labels, or damaged; there is no such precision; or images and labels do not fit each
+            other, the model or the batch.
+        DivergedError: The loss, a gradient or a weight is no longer a number. The state file, and
+            the error itself, keep what the last good epoch left.
     """
     model = copy.deepcopy(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -120,9 +121,8 @@ def train(
     optimizer = torch.optim.SGD(
         learned, lr=0.01, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
+    _check_lessons(images, labels, recipe)
     steps = len(images) // recipe.batch
-    if steps == 0:
-        raise ValueError(f"{len(images)} images do not fill a batch of {recipe.batch}.")
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_learning_rate, epochs=recipe.epochs, steps_per_epoch=steps
     )
@@ -152,22 +152,29 @@ def train(
         generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch)
         order = torch.randperm(len(images), generator=generator)
         model.train()
-        total = 0.0
+        total, taken = 0.0, 0
         for step in range(steps):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             batch = images[rows].to(device)
             batch = augment(batch, recipe, generator)
             with context:
                 logits = forward(batch)
+            if step == 0 and int(labels.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"There is a label {int(labels.max())}, but the model returns"
+                    f" {logits.shape[1]} logits: labels count from 0."
+                )
             loss = loss_of(logits.float(), labels[rows].to(device))
             total += loss.item()
             if not math.isfinite(total):
                 break
             if take_step(loss, optimizer, scaler):  # a skipped step is none of the schedule
                 schedule.step()
+                taken += 1
             if on_step is not None:
                 on_step(loss.item())
-        if not (math.isfinite(total) and _is_finite(model)):
+        is_stuck = scaler is not None and taken == 0 and scaler.scale < 1
+        if is_stuck or not (math.isfinite(total) and _is_finite(model)):
             model.load_state_dict(good)
             raise DivergedError(_advise(recipe, epoch, state_file), model.to("cpu").eval())
         if state_file is not None:
@@ -176,6 +183,17 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch, total / steps, model)
     return model.to("cpu").eval()
+
+
+def _check_lessons(images: Tensor, labels: Tensor, recipe: Recipe) -> None:
+    """Raise ``ValueError`` unless there are images and labels to train with."""
+    if images.ndim != 4 or len(images) != len(labels):
+        raise ValueError(
+            "Images of shape (n, 1, height, width) and n labels are needed, not"
+            f" {tuple(images.shape)} and {tuple(labels.shape)}."
+        )
+    if not 1 <= recipe.batch <= len(images):
+        raise ValueError(f"{len(images)} images do not fill a batch of {recipe.batch}.")
 
 
 def describe_architecture(model: nn.Module) -> str:
@@ -222,10 +240,9 @@ def _advise(recipe: Recipe, epoch: int, state_file: Path | None) -> str:
     if state_file is not None and epoch > 1:
         kept += f", and the state of the training, for this recipe only, in {state_file}"
     return (
-        f"The loss, or a weight, is no longer a number in epoch {epoch}; {kept}. Take a smaller"
-        f" learning rate than {recipe.peak_learning_rate:g}, a tenth of it for instance; in fp16,"
-        " scale the loss (a smaller scale if it overflows); and see whether images or weights hold"
-        " NaN."
+        f"The loss, a gradient or a weight is no longer a number in epoch {epoch}; {kept}. Take a"
+        f" smaller learning rate than {recipe.peak_learning_rate:g}, a tenth of it for instance; in"
+        " fp16, where the loss scale adapts itself, try bf16 or fp32; and see whether images or weights hold NaN."
     )
 
 

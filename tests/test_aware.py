@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -496,6 +497,46 @@ def test_a_float_model_has_no_roundings(trained):
     assert find_roundings(trained) == {}
 
 
+class Activated(nn.Module):
+    """A convolution and what comes after it."""
+
+    def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+        self.activation = activation
+
+    def forward(self, x):
+        return self.head(self.activation(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "told"),
+    [
+        (nn.ReLU6(), "cuts off at two ends"), (nn.Hardtanh(), "cuts off at two ends"),
+        (lambda x: x.clamp(0, 6), "cuts off at two ends"),
+        (lambda x: nn.functional.relu6(x), "cuts off at two ends"),
+        (lambda x: nn.functional.dropout(x, 0.5, True), "Make it a layer, nn.Dropout"),
+        (lambda x: x.reshape(len(x), 8, -1, 1), "take x.flatten"),
+    ],
+)  # fmt: skip
+def test_what_would_be_rounded_otherwise_is_refused(calibration, activation, told):
+    with pytest.raises(ValueError, match=told):
+        prepare_aware(Activated(activation), 4, calibration)
+
+
+@pytest.mark.parametrize("kind", [nn.SiLU, nn.Hardswish])
+def test_layers_that_overwrite_what_they_read_are_rounded_the_same(calibration, kind):
+    torch.manual_seed(0)
+    model = Activated(kind())
+    steps = []
+    for inplace in (False, True):
+        model.activation = kind(inplace=inplace)
+        found = find_roundings(prepare_aware(model, 8, calibration))
+        steps.append({name: (one.low, one.step.item()) for name, one in found.items()})
+    assert steps[0] == steps[1]
+    assert "round_conv" in steps[0]
+
+
 # Training
 
 
@@ -584,14 +625,14 @@ def test_the_state_of_a_training_of_another_width_is_refused(
     assert state_file.read_bytes() == written
 
 
-def test_a_diverged_training_keeps_a_model_that_can_be_converted(trained_mlp, lessons, calibration):
+def test_a_diverged_training_keeps_the_last_good_model_converted(trained_mlp, lessons, calibration):
     recipe = Recipe(
         epochs=2, batch=50, peak_learning_rate=1e12, flip=False, shift_pixels=0, erase_pixels=0
     )
     with pytest.raises(DivergedError, match=r"smaller learning rate than 1e\+12") as error:
         train_aware(trained_mlp, 4, *lessons, recipe, calibration=calibration)
-    start = prepare_aware(trained_mlp, 4, calibration)
+    start = convert_aware(prepare_aware(trained_mlp, 4, calibration))
     assert_same_state(error.value.model, start)
-    assert quantized_weights(convert_aware(error.value.model)).keys() == {
+    assert quantized_weights(error.value.model).keys() == {
         "layers.0.weight", "layers.1.weight", "layers.2.weight",
     }  # fmt: skip

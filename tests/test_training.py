@@ -312,7 +312,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_model(
     assert not error.value.model.training
     message = str(error.value)
     assert "smaller learning rate than 0.05" in message
-    assert "scale the loss" in message
+    assert "in fp16, where the loss scale adapts itself, try bf16" in message
     assert "the state of the training" not in message
 
 
@@ -425,6 +425,31 @@ def test_a_state_of_another_recipe_is_refused_with_both_named(
     assert f"'{name}': {kept[name]!r}" in str(e.value)
 
 
+def test_lessons_that_cannot_be_learned_are_refused(bright_halves, untrained):
+    images, labels = bright_halves
+    once = dataclasses.replace(RECIPE, epochs=1)
+    refused = [
+        ((images, labels[:-1], once), r"n labels are needed, not \(96, 1, 8, 8\) and \(95,\)"),
+        ((images[:, 0], labels, once), r"Images of shape \(n, 1, height, width\)"),
+        ((images, labels, dataclasses.replace(once, batch=0)), "do not fill a batch of 0"),
+        ((images, labels + 5, once), "There is a label 6, but the model returns 2 logits"),
+    ]
+    for lessons, told in refused:
+        with pytest.raises(ValueError, match=told):
+            train(untrained, *lessons)
+
+
+def test_gradients_that_no_scale_makes_finite_stop_the_training(bright_halves):
+    class NoSlope(MLP):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits + (logits - logits).abs().sqrt()  # 0, with a slope that is no number
+
+    recipe = Recipe(epochs=6, batch=16, flip=False, shift_pixels=0)
+    with pytest.raises(DivergedError, match="where the loss scale adapts itself"):
+        train(NoSlope([64, 4, 2]), *bright_halves, recipe, precision="fp16")
+
+
 @pytest.mark.parametrize("change", ["images", "labels", "count"])
 def test_a_state_of_other_lessons_is_refused(bright_halves, untrained, first_state, change):
     images, labels = bright_halves
@@ -436,8 +461,8 @@ def test_a_state_of_other_lessons_is_refused(bright_halves, untrained, first_sta
     else:
         count = 32
     told = rf"holds the lessons 96 images \(.*but this training has the lessons {count} images"
+    recipe = dataclasses.replace(RECIPE, epochs=1)
     with pytest.raises(ValueError, match=told):
-        recipe = dataclasses.replace(RECIPE, epochs=1)
         train(untrained, images[:count], labels[:count], recipe, state_file=first_state)
 
 

@@ -7,8 +7,8 @@ so that a runtime can compute with integers alone from the image to the logits.
 
 As in LSQ the first and the last layer keep 8 bits. Unlike there, weights take the levels
 ``-(2**(bits-1) - 1)`` to ``2**(bits-1) - 1`` with a step for each output channel, so that a
-batch norm can be folded into the steps without rounding anew; sums and logits are rounded to 8
-bits too; and steps start where the squared error is least.
+batch norm can be folded into the steps without rounding anew; the terms of a sum and the logits
+are rounded to 8 bits too; and steps start where the squared error is least.
 """
 
 import copy
@@ -35,10 +35,11 @@ from course_utils.quantize.rounding import (
     round_weight,
 )
 from course_utils.quantize.weights import Widths, remember_grid_, spread_widths
-from course_utils.training import Recipe, train
+from course_utils.training import DivergedError, Recipe, train
 
 OUTER_BITS = 8  # of the first and the last layer, of sums and of logits
 OBSERVED_IMAGES = 200
+CUTS_OFF = {"clamp", "clip", "hardtanh", "relu6"}
 LARGEST_BIAS = 2**30  # in steps: 32 bits have to hold the sum of products too
 MOVES_VALUES = {  # or leaves some out, but changes none
     "contiguous", "dropout", "dropout2d", "flatten", "identity", "max_pool2d", "maxpool2d",
@@ -56,16 +57,18 @@ def prepare_aware(model: nn.Module, bits: Widths, images: np.ndarray) -> nn.Modu
         model: Of ``nn.Conv2d`` and ``nn.Linear`` layers, with or without batch norms.
         bits: 2 to 8, of weights and of the activations that a layer reads; one width for all but
             the first and the last layer, which have 8 bits, or a width by the name of each. Images
-            stay bytes; what several layers read has the widest of their widths.
+            stay bytes; what several layers read has the widest of their widths, and what only a
+            sum or nothing reads has 8 bits.
         images: A batch (n, ...) float32 in [0, 1] to choose the steps of activations.
 
     Raises:
         ValueError: A width is none of these, there is no such layer or none at all, the images are
-            unfit, or the model cannot be traced, has batch norms without statistics or rounds
-            activations already.
+            unfit, or the model cannot be traced, has batch norms without statistics, an activation
+            that is cut off at two ends or dropout that is no layer, or rounds already.
     """
     calibrate.check_images(images)
     traced = trace(model)
+    _check_operations(traced)
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     widths = spread_widths(traced, bits)
     layers = [node.target for node in calls if node.target in widths]
@@ -105,7 +108,8 @@ def convert_aware(model: nn.Module) -> nn.Module:
 
     Its layers remember their integers (see ``quantized_weights``) and its activations are rounded
     still, so that a runtime can run it with integers. Its biases are rounded to the grid of the
-    sums that they are added to (see ``spread_integers``): nothing else of what it computes changes.
+    sums that they are added to (see ``spread_integers``): nothing else of what it computes changes,
+    but for channels so small that no such grid holds their bias.
 
     Raises:
         ValueError: The model was not made by ``prepare_aware``.
@@ -152,10 +156,15 @@ def train_aware(
     Raises:
         ValueError: As of ``prepare_aware`` and ``training.train``.
         TypeError: ``training.train`` has no such setting.
-        training.DivergedError: The loss is no longer a number.
+        training.DivergedError: The loss is no longer a number; its ``model`` is converted too.
     """
     prepared = prepare_aware(model, bits, calibration)
-    return convert_aware(train(prepared, images, labels, recipe, **settings))
+    try:
+        trained = train(prepared, images, labels, recipe, **settings)
+    except DivergedError as error:
+        error.model = convert_aware(error.model)
+        raise
+    return convert_aware(trained)
 
 
 def insert_roundings_(traced: fx.GraphModule, roundings: Mapping[str, LearnedStep]) -> None:
@@ -182,6 +191,22 @@ def find_roundings(model: nn.Module) -> dict[str, LearnedStep]:
         for name, module in modules.items()
         if isinstance(module, LearnedStep) and id(module) not in weights
     }
+
+
+def _check_operations(traced: fx.GraphModule) -> None:
+    """Raise ``ValueError`` if training, or a runtime's integers, would not do what a node says."""
+    for node in traced.graph.nodes:
+        name = _name(node, traced)
+        if name in CUTS_OFF:
+            raise ValueError(
+                f"{node.name!r} cuts off at two ends ({name}): ONNX Runtime merges that with the"
+                " layer before, and then rounds otherwise than in training. Use a ReLU."
+            )
+        if name.startswith("dropout") and node.op != "call_module":
+            raise ValueError(
+                f"{node.name!r} is a function, which would stay off in training. Make it a layer,"
+                " nn.Dropout."
+            )
 
 
 def _round_biases_(model: fx.GraphModule) -> None:
@@ -231,16 +256,13 @@ def _observe(traced: fx.GraphModule, images: np.ndarray) -> dict[fx.Node, Tensor
         def run_node(self, node: fx.Node) -> Any:
             value = super().run_node(node)
             if isinstance(value, Tensor) and _has_to_be_rounded(node, traced):
-                seen[node] = value
+                seen[node] = value.clone()  # the next layer may overwrite it
             return value
 
     try:
         Watch(traced).run(torch.from_numpy(images[:OBSERVED_IMAGES]))
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"The model does not accept images of shape {images.shape}: {reason}"
-        ) from None
+        raise calibrate.refuse_images(images, error) from None
     return seen
 
 

@@ -54,15 +54,18 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         ValueError: The model's forward branches on values, so that it cannot be traced.
     """
+    # what depends on self.training is traced as in evaluation
     copied = copy.deepcopy(model).eval()
     if isinstance(copied, fx.GraphModule):
         return copied
     try:
         return fx.symbolic_trace(copied)
-    except fx.proxy.TraceError as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"The model cannot be traced, so its layers cannot be rewritten: {error}. Its forward"
-            " must not branch on the values of tensors."
+            f"The model cannot be traced, so its layers cannot be rewritten: {reason}. Its forward"
+            " must not branch on the values of tensors, nor count them by len or range: take"
+            " x.flatten(1) or x.shape[0]."
         ) from None
 
 

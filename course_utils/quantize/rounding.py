@@ -145,8 +145,10 @@ def round_weight(layer: nn.Module, bits: int) -> LearnedStep:
     weight = layer.weight.detach().flatten(1)  # type: ignore[operator]
     high = 2 ** (bits - 1) - 1
     widest = weight.abs().amax(1, keepdim=True) / high  # (channels out, 1)
-    steps = make_usable(widest * SHRINKING)[:, :, None]  # (channels out, tried, 1)
-    rounded = torch.round(weight[:, None] / steps).clamp(-high, high) * steps
-    errors = (rounded - weight[:, None]).square().sum(2)  # (channels out, tried)
-    best = steps[:, :, 0].gather(1, errors.argmin(1, keepdim=True))[:, 0]
+    steps = make_usable(widest * SHRINKING)  # (channels out, tried)
+    errors = [  # one step at a time: all at once would take 91 times the layer's memory
+        (torch.round(weight / step).clamp(-high, high) * step - weight).square().sum(1)
+        for step in torch.split(steps, 1, dim=1)
+    ]
+    best = steps.gather(1, torch.stack(errors, 1).argmin(1, keepdim=True))[:, 0]
     return LearnedStep(best, -high, high, weight[0].numel())

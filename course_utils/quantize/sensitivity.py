@@ -103,15 +103,17 @@ def log_probabilities(model: nn.Module, images: np.ndarray) -> Tensor:
     """Return the logarithms of the softmax of the logits: (n, classes) float64.
 
     Raises:
-        ValueError: There are no images, or they are not float32 or not finite.
+        ValueError: There are no images, they are not float32 or not finite, or the model does not
+            take them.
     """
     calibrate.check_images(images, pixels=None)
     model = copy.deepcopy(model).eval()
-    pixels = torch.from_numpy(images)
-    with torch.inference_mode():
-        return torch.cat(
-            [F.log_softmax(model(batch).double(), dim=1) for batch in torch.split(pixels, BATCH)]
-        )
+    batches = torch.split(torch.from_numpy(images), BATCH)
+    try:
+        with torch.inference_mode():
+            return torch.cat([F.log_softmax(model(batch).double(), dim=1) for batch in batches])
+    except RuntimeError as error:
+        raise calibrate.refuse_images(images, error) from None
 
 
 def count_weights(model: nn.Module) -> dict[str, int]:

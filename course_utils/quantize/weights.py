@@ -53,7 +53,7 @@ def spread_widths(model: nn.Module, bits: Widths) -> dict[str, int]:
         return dict.fromkeys(layers, bits)
     for name in bits:
         if name not in layers:
-            nearest = difflib.get_close_matches(name, layers, 1)
+            nearest = difflib.get_close_matches(str(name), layers, 1)
             guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(f"There is no layer {name!r} to round.{guess} There are {layers}.")
     lacking = [name for name in layers if name not in bits]

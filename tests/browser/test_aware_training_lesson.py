@@ -20,7 +20,7 @@ SLIDERS = {TRAINED: "bits", MIXED: "kibibytes", GRADIENTS: "doublings of the los
 LAST = {TRAINED: 32, MIXED: 96, GRADIENTS: 32}
 CHOICES = {
     TRAINED: ["rounded after training", "trained for it"],
-    MIXED: ["one for all", "one for each layer"],
+    MIXED: ["one for all", "one, 8 at the ends", "one for each layer"],
     GRADIENTS: ["fp16", "bf16", "fp8 E4M3", "fp8 E5M2"],
 }
 EACH_PANEL = pytest.mark.parametrize("name", SLIDERS)
@@ -115,7 +115,7 @@ def test_the_bars_are_the_widths_that_fit_into_the_budget(aware_training: LabPag
     for place, choice in enumerate(CHOICES[MIXED]):
         mixed.root.get_by_role("radio", name=choice, exact=True).check()
         seen = mixed.drag_without_python("kibibytes", mixed.bars)
-        told = [words for _, words in pictures[place::2]]
+        told = [words for _, words in pictures[place :: len(CHOICES[MIXED])]]
         assert [{layer: bits for layer, bits, _ in bars} for bars in seen] == told
         drawn = {(int(bits), round(pixels)) for bars in seen for _, bits, pixels in bars}
         by_bits = dict(drawn)
@@ -123,6 +123,7 @@ def test_the_bars_are_the_widths_that_fit_into_the_budget(aware_training: LabPag
         assert [by_bits[bits] for bits in sorted(by_bits)] == sorted(by_bits.values())
         kinds[choice] = [len(set(words.values())) for words in told]
     assert set(kinds["one for all"]) == {1}
+    assert set(kinds["one, 8 at the ends"]) == {1, 2}
     assert max(kinds["one for each layer"]) > 1
     assert mixed.rows() == told[-1]
     mixed.root.get_by_text("The bars as a table").click()  # closes it

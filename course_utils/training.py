@@ -242,7 +242,8 @@ def _advise(recipe: Recipe, epoch: int, state_file: Path | None) -> str:
     return (
         f"The loss, a gradient or a weight is no longer a number in epoch {epoch}; {kept}. Take a"
         f" smaller learning rate than {recipe.peak_learning_rate:g}, a tenth of it for instance; in"
-        " fp16, where the loss scale adapts itself, try bf16 or fp32; and see whether images or weights hold NaN."
+        " fp16, where the loss scale adapts itself, try bf16 or fp32; and see whether images or"
+        " weights hold NaN."
     )
 
 

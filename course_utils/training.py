@@ -115,13 +115,13 @@ def train(
         DivergedError: The loss, a gradient or a weight is no longer a number. The state file, and
             the error itself, keep what the last good epoch left.
     """
+    _check_lessons(images, labels, recipe)
     model = copy.deepcopy(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         learned, lr=0.01, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
-    _check_lessons(images, labels, recipe)
     steps = len(images) // recipe.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_learning_rate, epochs=recipe.epochs, steps_per_epoch=steps

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from course_utils import calibrate
 from course_utils.measure.fresh_process import Stages, run_stages
 from course_utils.measure.measurement import Measurement
 from course_utils.runtimes import onnx_runtime
@@ -195,9 +196,7 @@ def count_inference_bytes(model: nn.Module, images: np.ndarray) -> dict[str, int
         try:
             model(batch)
         except RuntimeError as error:
-            raise ValueError(
-                f"The model does not accept images of shape {images.shape}: {error}"
-            ) from None
+            raise calibrate.refuse_images(images, error) from None
     return {**_count_model_bytes(model), "activations at their peak": activations.peak_bytes}
 
 

@@ -37,9 +37,9 @@ from course_utils.quantize.rounding import (
 from course_utils.quantize.weights import Widths, remember_grid_, spread_widths
 from course_utils.training import DivergedError, Recipe, train
 
-OUTER_BITS = 8  # of the first and the last layer, of sums and of logits
+OUTER_BITS = 8  # of the first and the last layer, of the terms of a sum and of logits
 OBSERVED_IMAGES = 200
-CUTS_OFF = {"clamp", "clip", "hardtanh", "relu6"}
+CUTS_OFF = {"clamp", "clip", "hardtanh", "relu6"}  # at two ends
 LARGEST_BIAS = 2**30  # in steps: 32 bits have to hold the sum of products too
 MOVES_VALUES = {  # or leaves some out, but changes none
     "contiguous", "dropout", "dropout2d", "flatten", "identity", "max_pool2d", "maxpool2d",

@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
-from course_utils import fingerprint, folders, machine
+from course_utils import calibrate, fingerprint, folders, machine
 from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
 _EXPORTED: dict[str, onnx.ModelProto] = {}
@@ -44,9 +44,7 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
         with torch.inference_mode():
             logits = model(example)
     except RuntimeError as error:
-        raise ValueError(
-            f"The model does not accept images of shape {images.shape}: {error}"
-        ) from None
+        raise calibrate.refuse_images(images, error) from None
     if not isinstance(logits, torch.Tensor) or not torch.isfinite(logits).all():
         raise ValueError("The model does not return one tensor of finite logits.")
     structure = _structure(model, example)

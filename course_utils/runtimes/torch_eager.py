@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from course_utils import calibrate
 from course_utils.runtimes.runner import Runner
 
 NAME = "PyTorch eager"
@@ -90,9 +91,7 @@ def check_accepts(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -
     try:
         run(images[:1])
     except RuntimeError as error:
-        raise ValueError(
-            f"The model does not accept images of shape {images.shape}: {error}"
-        ) from None
+        raise calibrate.refuse_images(images, error) from None
 
 
 def pack_weights(model: nn.Module) -> bytes:

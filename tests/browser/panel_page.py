@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from axe_playwright_python.sync_playwright import Axe
@@ -103,6 +104,18 @@ class PanelOnPage:
             for violation in results.response["violations"]
             for node in violation["nodes"]
         ]
+
+    def unreadable_at(self, width: int, picture: Path) -> list[str]:
+        """Return what is tiny, cut off or covered in a page so many pixels wide; keep a picture."""
+        size = self.page.viewport_size
+        self.page.set_viewport_size({"width": width, "height": 1400})
+        self.root.scroll_into_view_if_needed()
+        found = self.unreadable_texts()
+        if not self.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1"):
+            found.append("the panel is cut off")
+        self.root.screenshot(path=picture)
+        self.page.set_viewport_size(size or {"width": 1280, "height": 1400})
+        return found
 
     def unreadable_texts(self) -> list[str]:
         """Return the texts in charts and pictures that are tiny, cut off or on top of another."""

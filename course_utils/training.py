@@ -89,6 +89,8 @@ def train(
     state_file: Path | None = None,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     on_step: Callable[[float], None] | None = None,
+    before_step: Callable[[float, nn.Module], None] | None = None,
+    aim: str = "",
     compiled: bool = False,
 ) -> nn.Module:
     """Return a trained copy of the model, in evaluation mode on the CPU.
@@ -105,6 +107,9 @@ def train(
             weights the model has (they may be random).
         on_epoch: Called as ``on_epoch(epoch, mean_loss, model)``; epochs count from 1.
         on_step: Called with the loss of each step.
+        before_step: Called as ``before_step(done, model)`` with the share of all steps that are
+            done, in [0, 1); it may change buffers of the model, a mask for instance.
+        aim: What ``before_step`` is after, in words; a state file with another aim is refused.
         compiled: Whether ``torch.compile`` makes the steps faster, which takes half a minute first
             and a C++ compiler.
 
@@ -141,6 +146,7 @@ def train(
             "recipe": asdict(recipe),
             "precision": precision,
         }
+        origin |= {"aim": aim} if aim else {}
     if state_file is not None and state_file.exists():
         state = _read_state(state_file, origin)
         done = state["epoch"]
@@ -157,6 +163,8 @@ def train(
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
             batch = images[rows].to(device)
             batch = augment(batch, recipe, generator)
+            if before_step is not None:
+                before_step((steps * (epoch - 1) + step) / (steps * recipe.epochs), model)
             with context:
                 logits = forward(batch)
             if step == 0 and int(labels.max()) >= logits.shape[1]:

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from course_utils import folders, machine, quantize, runtimes
-from course_utils.models import MLP
+from course_utils.models import MLP, ResNet8
 from course_utils.quantize import quantize_symmetric, quantize_weights, quantized_weights
 from course_utils.runtimes import Runner, export, onnx_runtime
 
@@ -519,12 +519,12 @@ def test_a_second_model_of_the_same_structure_computes_its_own_answers(
     assert len(exports) <= 1
 
 
-def small_net(width: int) -> nn.Module:
+def small_net(width: int, kernel: int = 3) -> nn.Module:
     """Return a net for images of any size, so small that it is exported quickly."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width)
         return nn.Sequential(
-            nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Conv2d(1, width, kernel), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             nn.Linear(width, 10),
         )  # fmt: skip
 
@@ -536,10 +536,26 @@ def assert_exports_compute(model: nn.Module, images: np.ndarray) -> None:
     assert largest_difference(logits, logits_of(model, images)) < 1e-5
 
 
+def test_more_or_fewer_channels_need_no_new_export(images, exports, monkeypatch):
+    monkeypatch.setattr(export, "_EXPORTED", {})
+    for width in (4, 2, 7, 4):
+        model = ResNet8(width).eval()
+        assert_exports_compute(model, images)
+        assert model.stem.out_channels == width  # the model itself is left alone
+    assert len(exports) == 1
+
+
+def test_a_graph_that_does_not_fit_other_channels_is_made_anew(images, exports, monkeypatch):
+    monkeypatch.setattr(export, "_EXPORTED", {})
+    for width in (4, 2):  # flattening stands in the graph with the number of channels
+        assert_exports_compute(small_net(width), images)
+    assert len(exports) == 2
+
+
 def test_the_last_few_structures_are_kept(images, exports, monkeypatch):
     monkeypatch.setattr(export, "_EXPORTED", {})
     monkeypatch.setattr(export, "MOST_EXPORTED", 2)
-    first, second, third = (small_net(width) for width in (2, 3, 4))
+    first, second, third = (small_net(2, kernel) for kernel in (2, 3, 4))
     for model in (first, second, first, second):
         assert_exports_compute(model, images)
     assert len(exports) == 2

@@ -19,6 +19,8 @@ from torch import fx, nn
 from course_utils import calibrate, fingerprint, folders, machine
 from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
+# What differs between a layer and one with more channels of the same kind.
+WIDTHS = ("in_channels", "out_channels", "in_features", "out_features", "num_features")
 _EXPORTED: dict[str, onnx.ModelProto] = {}
 MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**25  # how many graphs are kept, and of how many bytes
 
@@ -27,8 +29,8 @@ def export_onnx(model: nn.Module, images: np.ndarray) -> onnx.ModelProto:
     """Return the model as an ONNX graph from "images" to "logits", with any batch size.
 
     An export takes seconds. A model that ``torch.fx`` can trace is exported once for each structure
-    and kept, in memory and in the cache folder; later its weights are put into that graph, and
-    the graph is used if it computes what the model does.
+    and kept, in memory and in the cache folder; later its weights are put into that graph, be they
+    of as many channels or of fewer, and the graph is used if it computes what the model does.
 
     Args:
         model: Takes float32 images and returns logits.
@@ -184,13 +186,15 @@ def unpack(content: bytes) -> onnx.ModelProto:
 
 
 def _structure(model: nn.Module, example: torch.Tensor) -> str | None:
-    """Return all that determines a model's graph, but for the values of its weights."""
+    """Return all that determines a model's graph, but for its weights and how many there are."""
     try:
-        traced = fx.symbolic_trace(model)
+        traced = fx.symbolic_trace(copy.deepcopy(model))
     except Exception:  # a forward that branches on values, for instance: export it each time
         return None
-    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-    return f"{traced.code}{traced}{shapes}{tuple(example.shape)}"
+    for layer in traced.modules():
+        vars(layer).update({width: 0 for width in WIDTHS if width in vars(layer)})
+    names = [(name, value.ndim) for name, value in model.state_dict().items()]
+    return f"{traced.code}{traced}{names}{tuple(example.shape)}"
 
 
 def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
@@ -199,7 +203,9 @@ def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
     weights = model.state_dict()
     for initializer in patched.graph.initializer:
         if initializer.name in weights:
-            initializer.raw_data = weights[initializer.name].numpy().tobytes()
+            weight = weights[initializer.name].contiguous().numpy()
+            initializer.dims[:] = weight.shape
+            initializer.raw_data = weight.tobytes()
     return patched
 
 
@@ -207,6 +213,8 @@ def _computes(graph: onnx.ModelProto, images: np.ndarray, logits: np.ndarray) ->
     try:
         computed = open_session(graph).run(None, {"images": images})[0]
     except Exception:  # a kept graph that is damaged, or not one of this model
+        return False
+    if computed.shape != logits.shape:
         return False
     return np.allclose(computed, logits, rtol=1e-3, atol=1e-3 * float(np.abs(logits).max()))
 

@@ -27,6 +27,8 @@ def measure(
     over: Mapping[str, Sequence[Any]],
     on: Split,
     against: Setting,
+    count_with: Callable[..., Runner] | None = None,
+    also: Callable[..., Mapping[str, Measurement]] | None = None,
     executor: Executor | None = None,
     rounds: int | None = None,
     batch: int = 10,
@@ -34,13 +36,17 @@ def measure(
     """Measure a runner at every combination of the knobs' values; see ``sweep.run``.
 
     The metrics of a point are accuracy, gain (points of accuracy more than the baseline's on the
-    same images), latency of one image, speed (beside the baseline) and size of what ships.
+    same images), latency of one image, speed (beside the baseline), size of what ships, and those
+    that ``also`` returns.
 
     Args:
         at: Takes one value for each knob, by name, and returns the runner to measure.
         over: Values of each knob.
         on: Labelled images; the accuracy is counted on all of them.
         against: The setting that the others are compared with; one of those in ``over``.
+        count_with: Takes the same and returns a runner of the same network that is quicker to
+            count the accuracy with; None: the accuracy is that of the runner that is timed.
+        also: Takes the same and returns more metrics, by name.
         executor: Where to build and count accuracies, e.g. a cluster's; None: here, one by one.
         rounds: Turns that each runner gets; None: until the speeds are known to ±5 %, or for 10 s.
         batch: Images a call while the accuracy is counted; see ``measure.find_right``.
@@ -48,7 +54,7 @@ def measure(
     Raises:
         ValueError: A knob has no values, or ``against`` is not among the settings.
     """
-    experiment = Classification(at, on, batch)
+    experiment = Classification(at, on, batch, count_with, also)
     return run(experiment, over, against, executor=executor, rounds=rounds)
 
 
@@ -59,6 +65,8 @@ class Classification(Experiment):
     at: Callable[..., Runner]
     on: Split
     batch: int = 10
+    count_with: Callable[..., Runner] | None = None
+    also: Callable[..., Mapping[str, Measurement]] | None = None
 
     counting: ClassVar[str] = "accuracy"
     titles: ClassVar[Mapping[str, str]] = {
@@ -73,18 +81,25 @@ class Classification(Experiment):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The function, the images and the batch."""
-        return self.at, self.on, self.batch
+        """The functions, the images and the batch."""
+        return self.at, self.on, self.batch, self.count_with, self.also
 
     def prepare(self, setting: Setting) -> Runner:
         """Return the runner of a setting."""
         return self.at(**setting)
 
     def count(self, runner: Runner, setting: Setting) -> dict[str, Any]:
-        """Return which images are classified rightly, and the size."""
-        right = find_right(runner, self.on, self.batch)
+        """Return which images are classified rightly, the size, and what else is asked for."""
+        counter = self.count_with(**setting) if self.count_with else runner
+        right = find_right(counter, self.on, self.batch)
         packed = np.packbits(right).tobytes().hex()
-        return {"right": packed, "images": len(right), "size_bytes": runner.size_bytes}
+        more = self.also(**setting) if self.also else {}
+        return {
+            "right": packed,
+            "images": len(right),
+            "size_bytes": runner.size_bytes,
+            "more": {name: _describe(found) for name, found in more.items()},
+        }
 
     def batch_of(self, setting: Setting) -> np.ndarray:
         """Return the one image that is timed."""
@@ -101,7 +116,18 @@ class Classification(Experiment):
             "latency": summarize_latency(found.times_ms, measured),
             "speed": compare_speed(found.times_ms, baseline.times_ms, measured),
             "size": Measurement(size, "bytes", size, size, 1, measured),
+            **{
+                name: Measurement(**fields, provenance=measured)
+                for name, fields in found.facts["more"].items()
+            },
         }
+
+
+def _describe(found: Measurement) -> dict[str, Any]:
+    """Return a measurement as plain values, without its origin."""
+    return {
+        name: getattr(found, name) for name in ("value", "unit", "low", "high", "count", "note")
+    }
 
 
 def _unpack(facts: Mapping[str, Any]) -> np.ndarray:

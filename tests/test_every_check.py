@@ -5,12 +5,18 @@ import pytest
 import test_aware_checks
 import test_checks
 import test_latency_checks
+import test_pruning_checks
 import torch
 
 from course_utils import progress
 
 # Each check with its exercise, right answers, wrong ones with their states, and its mistakes.
-CHECKS = test_checks.LATER_CHECKS | test_latency_checks.CHECKS | test_aware_checks.CHECKS
+CHECKS = (
+    test_checks.LATER_CHECKS
+    | test_latency_checks.CHECKS
+    | test_aware_checks.CHECKS
+    | test_pruning_checks.CHECKS
+)
 EACH_CHECK = pytest.mark.parametrize("check", CHECKS)
 
 

@@ -4,10 +4,13 @@ from course_utils.checks import (
     aware_training,
     benchmarks,
     calibration,
+    channels,
     deadline,
     folding,
     latency,
+    pruning,
     quantization,
+    technique,
     widths,
 )
 
@@ -15,9 +18,12 @@ __all__ = [
     "aware_training",
     "benchmarks",
     "calibration",
+    "channels",
     "deadline",
     "folding",
     "latency",
+    "pruning",
     "quantization",
+    "technique",
     "widths",
 ]

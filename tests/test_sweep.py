@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from course_utils import folders, sweep
-from course_utils.measure import Measurement, find_right, latency
+from course_utils.measure import Measurement, Provenance, find_right, latency
 from course_utils.measure.turns import MOST_CALLS, time_rounds
 from course_utils.sweep import classifier
 
@@ -28,6 +28,7 @@ OVER = {"bits": BITS, "scheme": SCHEMES}
 AGAINST = {"bits": 8, "scheme": "per channel"}
 RIGHT = {(bits, scheme): bits + 10 * SCHEMES.index(scheme) for bits in BITS for scheme in SCHEMES}
 ROUNDS = 10  # fewer have no interval
+HERE = Provenance("computed", "the bits")
 
 
 @pytest.fixture
@@ -220,6 +221,43 @@ def test_a_runner_really_gets_so_many_images(make_runner, tiny_split):
     sweep.measure(at, **options, batch=12)
     assert sizes[:3] == [12, 12, 6]
     assert set(sizes[3:]) == {1}  # those that are timed
+
+
+def test_another_runner_can_count_the_accuracy(make_runner, measure):
+    def count_with(bits, scheme):
+        return make_runner(right=3 * bits, size_bytes=7)
+
+    measured = measure(count_with=count_with)
+    for point in measured.points:
+        bits = point.setting["bits"]
+        assert point.accuracy.value == pytest.approx(100 * 3 * bits / 30)
+        assert point.size.value == 100 * bits  # of the runner that is timed
+        assert point.kernel == f"{bits} bits"
+
+
+def test_a_lab_can_have_metrics_of_its_own_that_are_kept(measure, log):
+    def also(bits, scheme):
+        low, high = bits - 0.5, bits + 0.5
+        return {"depth": Measurement(bits, "m", low, high, 5, HERE, note=f"of {scheme}")}
+
+    first = measure(also=also)
+    built = count_built(log)
+    again = measure(also=also)
+    assert count_built(log) == built  # read back
+    for point in (*first.points, *again.points, first.measure_again(**AGAINST)):
+        depth, bits = point.depth, point.setting["bits"]
+        assert (depth.value, depth.unit, depth.count) == (bits, "m", 5)
+        assert (depth.low, depth.high) == (bits - 0.5, bits + 0.5)
+        assert depth.note == f"of {point.setting['scheme']}"
+        assert depth.provenance == point.accuracy.provenance
+    assert list(first.points[0].metrics)[-1] == "depth"
+
+
+def test_other_metrics_or_another_counter_are_another_sweep(measure, make_runner, log):
+    measure()
+    measure(count_with=lambda bits, scheme: make_runner(right=1))
+    measure(also=lambda bits, scheme: {})
+    assert count_built(log) == 3 * len(RIGHT)
 
 
 def test_without_a_wish_ten_images_are_a_batch(measure, batches):

@@ -1,6 +1,6 @@
 """Pruning: what can go from a network, how, and what is left of its accuracy."""
 
-from course_utils.prune.blocks import remove_blocks
+from course_utils.prune.blocks import find_blocks, remove_blocks
 from course_utils.prune.channel_choice import (
     choose_channels,
     score_channels,
@@ -24,8 +24,8 @@ from course_utils.prune.training import (
 )
 
 __all__ = [
-    "ChannelGroup", "choose_channels", "cubic_sparsity", "cut_channels", "find_groups",
-    "fit_shapes", "hold_zeros", "load_pruned", "mask_channels", "measure_sparsity",
+    "ChannelGroup", "choose_channels", "cubic_sparsity", "cut_channels", "find_blocks",
+    "find_groups", "fit_shapes", "hold_zeros", "load_pruned", "mask_channels", "measure_sparsity",
     "prune_channels", "prune_n_of_m", "prune_weights", "read_pruned", "release_zeros",
     "remove_blocks", "rewind_weights", "save_pruned", "score_channels",
     "score_channels_first_order", "score_first_order", "train_held", "train_pruned",

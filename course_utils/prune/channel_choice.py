@@ -59,27 +59,36 @@ def score_channels(model: nn.Module, by: str = "norm") -> dict[str, Tensor]:
 
     Args:
         model: As for ``prune_channels``.
-        by: "norm": the L2 norm of the filters that write a channel (Li et al., 2017, arXiv
-            1608.08710); "scale": the magnitude of its batch norm's factor (Liu et al., 2017, arXiv
-            1708.06519). Of several layers that write the same channels, the sum.
+        by: "norm": the L2 norm of the filters that write a channel, of several layers that write
+            it the sum (Li et al., 2017, arXiv 1608.08710); "group": the L2 norm of all that goes
+            with it, that is of these filters, the factors of its batch norms and the weights that
+            read it (Fang et al., 2023, arXiv 2301.12900).
 
     Raises:
-        ValueError: There is no such score, or a group has no batch norm to score it by.
+        ValueError: There is no such score.
     """
-    if by not in ("norm", "scale"):
-        raise ValueError(f"Channels are scored by 'norm' or 'scale', not by {by!r}.")
+    if by not in ("norm", "group"):
+        raise ValueError(f"Channels are scored by 'norm' or 'group', not by {by!r}.")
     scores = {}
     for name, group in find_groups(model).items():
-        total = torch.zeros(group.channels)
-        for layer in group.norms if by == "scale" else group.writers + group.depthwise:
-            weight = model.get_submodule(layer).weight
-            if not isinstance(weight, Tensor):
-                raise ValueError(f"The batch norm {layer!r} has no factors to score channels by.")
-            total += weight.detach().cpu().reshape(group.channels, -1).norm(dim=1)
-        if by == "scale" and not group.norms:
-            raise ValueError(f"The channels of {name!r} have no batch norm to score them by.")
-        scores[name] = total
+        written = [_norms(model, layer, group.channels) for layer in group.writers]
+        written += [_norms(model, layer, group.channels) for layer in group.depthwise]
+        if by == "norm":
+            scores[name] = torch.stack(written).sum(dim=0)
+            continue
+        written += [_norms(model, layer, group.channels) for layer in group.norms]
+        read = [_norms(model, layer, group.channels, dim=1) for layer in group.readers]
+        scores[name] = torch.stack(written + read).norm(dim=0)
     return scores
+
+
+def _norms(model: nn.Module, layer: str, channels: int, dim: int = 0) -> Tensor:
+    """Return the L2 norm of a layer's weights for each channel of an axis: (channels,)."""
+    weight = model.get_submodule(layer).weight
+    if not isinstance(weight, Tensor):  # a batch norm can be without
+        return torch.zeros(channels)
+    norms: Tensor = weight.detach().cpu().movedim(dim, 0).reshape(channels, -1).norm(dim=1)
+    return norms
 
 
 @torch.enable_grad()

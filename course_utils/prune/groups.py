@@ -17,7 +17,7 @@ KEEPING = (
     nn.Identity,
 )  # fmt: skip  # layers that treat each channel alone, and make zeros of zeros
 KEEPING_FUNCTIONS = (
-    "relu", "relu_", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "dropout", "contiguous",
+    "relu", "relu_", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "dropout",
 )  # fmt: skip
 ADDING = ("add", "add_", "iadd")
 SHAPES = ("size", "getattr", "getitem")  # of calls that ask a tensor for its shape

@@ -54,7 +54,7 @@ def prune_weights(
         kept = {name: keep_highest(score, sparsity) for name, score in scores.items()}
     elif scope == "global":
         together = keep_highest(torch.cat([score.flatten() for score in scores.values()]), sparsity)
-        parts = together.split([score.numel() for score in scores.values()])
+        parts = torch.split(together, [score.numel() for score in scores.values()])
         kept = {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
     else:
         raise ValueError(f"The scope is 'global' or 'layer', not {scope!r}.")

@@ -134,7 +134,7 @@ def choose_masks_(model: nn.Module, sparsity: float, scope: Scope) -> None:
         kept = [keep_highest(score, sparsity) for score in scores.values()]
     else:
         together = keep_highest(torch.cat([one.flatten() for one in scores.values()]), sparsity)
-        kept = list(together.split([one.numel() for one in scores.values()]))
+        kept = list(torch.split(together, [one.numel() for one in scores.values()]))
     for mask, keep in zip(masks.values(), kept, strict=True):
         mask.mask.mul_(keep.view_as(mask.mask))
 

@@ -11,18 +11,16 @@ images. None sees a test image before its accuracy is counted. ``--record`` writ
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import peers
 import torch
 import torchao_aware
 from int8_peers import classify, one_core
+from recording import write_record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +29,6 @@ from course_utils.runtimes import Runner
 from course_utils.runtimes.torch_eager import use_threads
 from course_utils.training import Recipe, evaluate, train
 
-RECORD = Path(__file__).parent.parent / "data" / "recorded" / "aware_peers.json"
 MODELS = ["resnet8_w32_fashion", "resnet8_w16_fashion"]
 CONTROL = "float32, trained as long"
 CALIBRATION_IMAGES = 200
@@ -257,7 +254,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12_000, help="how many to train on")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--peak-learning-rate", type=float, default=0.01)
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} as well")
+    parser.add_argument("--record", action="store_true", help="write aware_peers.json as well")
     arguments = parser.parse_args()
     recipe = Recipe(arguments.epochs, peak_learning_rate=arguments.peak_learning_rate)
     fashion = datasets.load_fashion()
@@ -267,20 +264,16 @@ def main() -> None:
     print(f"{here}, {here.system}; {versions}\n{recipe}")
     rows = [compare(name, recipe, shown, test) for name in arguments.models]
     if arguments.record:
-        record = {
-            "what": "our quantization-aware training beside torchao's",
-            "made_by": "benchmarks/aware_peers.py",
-            "date": date.today().isoformat(),
-            "machine": str(here),
-            "system": here.system,
-            "versions": versions,
-            "recipe": asdict(recipe),
-            "images": f"{len(shown):,} of Fashion-MNIST to train, {len(test):,} to test",
-            "definitions": DEFINITIONS,
-            "models": rows,
-        }
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{RECORD.name} is written")
+        write_record(
+            "aware_peers",
+            "our quantization-aware training beside torchao's",
+            recipe=recipe,
+            shown=shown,
+            test=test,
+            versions=versions,
+            definitions=DEFINITIONS,
+            models=rows,
+        )
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ It needs ``pip install --no-deps torch-pruning``.
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from datetime import date
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch_pruning as tp
+from recording import write_record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +30,6 @@ from course_utils.prune.channel_choice import score_channels, score_channels_fir
 from course_utils.prune.channels import prune_channels
 from course_utils.training import Recipe, evaluate, train
 
-RECORD = Path(__file__).parent.parent / "data" / "recorded" / "pruning_peers.json"
 MODELS = ["resnet8_w16_fashion"]
 CONTROL = "all channels, trained as long"
 SCORED_IMAGES = 1000  # for the scores that need gradients
@@ -185,7 +182,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12_000, help="how many to train on")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--peak-learning-rate", type=float, default=0.02)
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} as well")
+    parser.add_argument("--record", action="store_true", help="write pruning_peers.json as well")
     arguments = parser.parse_args()
     recipe = Recipe(arguments.epochs, peak_learning_rate=arguments.peak_learning_rate)
     fashion = datasets.load_fashion()
@@ -198,20 +195,16 @@ def main() -> None:
         for name in arguments.models
     ]
     if arguments.record:
-        record = {
-            "what": "our channel pruning beside Torch-Pruning's",
-            "made_by": "benchmarks/pruning_peers.py",
-            "date": date.today().isoformat(),
-            "machine": str(here),
-            "system": here.system,
-            "versions": versions,
-            "recipe": asdict(recipe),
-            "images": f"{len(shown):,} of Fashion-MNIST to train, {len(test):,} to test",
-            "definitions": DEFINITIONS,
-            "models": rows,
-        }
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{RECORD.name} is written")
+        write_record(
+            "pruning_peers",
+            "our channel pruning beside Torch-Pruning's",
+            recipe=recipe,
+            shown=shown,
+            test=test,
+            versions=versions,
+            definitions=DEFINITIONS,
+            models=rows,
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """The checks of lesson 03: the straight-through gradient, a folded batch norm, chosen widths."""
 
 import copy
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from solutions import load_solutions
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -19,16 +18,6 @@ from course_utils.checks.aware_training import GRADIENT_MISTAKES, check_gradient
 from course_utils.checks.folding import FOLDING_MISTAKES, check_folding
 from course_utils.checks.widths import CASES, WIDTH_MISTAKES, check_widths
 from course_utils.quantize.rounding import fake_quantize
-
-SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions"
-
-
-def load_solutions(name: str):
-    spec = importlib.util.spec_from_file_location(name, SOLUTIONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 SOLVED = load_solutions("03_quantization_aware_training")
 straight_through_gradient, fold_batch_norm, choose_widths = (

@@ -1,12 +1,11 @@
 """The checks of exercises: right is accepted, and each wrong answer is told what is wrong."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from solutions import load_solutions
 
 from course_utils import progress, quantize
 from course_utils.checks.calibration import END_MISTAKES, check_upper_end
@@ -18,15 +17,7 @@ from course_utils.checks.quantization import (
     check_channel_scales,
 )
 
-SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions"
 EXERCISE = "Affine quantization"
-
-
-def load_solutions(name: str):
-    spec = importlib.util.spec_from_file_location(name, SOLUTIONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 SOLVED = load_solutions("02_quantization")

@@ -1,18 +1,17 @@
 """The checks of lesson 01: a percentile, a deadline, and four flawed benchmarks."""
 
-import importlib.util
 import itertools
 import math
 import statistics
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from solutions import load_solutions
 
 from course_utils import progress
 from course_utils.checks import latency
@@ -20,16 +19,6 @@ from course_utils.checks.benchmarks import FLAW_MISTAKES, FLAWS, WORDS, check_fl
 from course_utils.checks.deadline import BATCH_MISTAKES, CASES, check_largest_batch
 from course_utils.checks.latency import LIBRARIES, PERCENTILE_MISTAKES, check_percentile
 from course_utils.checks.outcome import Mistake, judge, to_number
-
-SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions"
-
-
-def load_solutions(name: str):
-    spec = importlib.util.spec_from_file_location(name, SOLUTIONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 SOLVED = load_solutions("01_inference_basics")
 percentile, largest_batch, name_flaws = SOLVED.percentile, SOLVED.largest_batch, SOLVED.name_flaws

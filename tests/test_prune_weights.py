@@ -153,6 +153,8 @@ def test_of_each_four_the_two_largest_stay(seed):
 def test_groups_that_do_not_fill_a_row_are_refused():
     with pytest.raises(ValueError, match=r"'stem' has 9 weights.*groups of 4"):
         prune.prune_n_of_m(build(), 2, 4, layers=["stem"])
+    with pytest.raises(ValueError, match=r"'0' has 9 weights"):
+        prune.prune_n_of_m(nn.Sequential(nn.Conv2d(1, 4, 3)))
     for n, m in ((0, 4), (5, 4)):
         with pytest.raises(ValueError, match="1 <= n <= m"):
             prune.prune_n_of_m(build(), n, m)
@@ -228,6 +230,26 @@ def test_the_sparsity_rises_fast_at_first():
     assert steps == pytest.approx([0, 0.8 * 37 / 64, 0.8 * 7 / 8, 0.8 * 63 / 64, 0.8])
 
 
+def test_a_second_ramp_begins_where_the_first_ended():
+    steps = [prune.cubic_sparsity(done / 2, 0.9, initial=0.5) for done in range(3)]
+    assert steps == pytest.approx([0.5, 0.85, 0.9])
+
+
+def test_zeros_cannot_become_fewer(lessons):
+    pruned = prune.prune_weights(MLP([784, 16, 2]), 0.8)
+    with pytest.raises(ValueError, match=r"80\.00% zeros already"):
+        prune.train_pruned(pruned, 0.5, *lessons, PLAIN)
+    assert count_zeros(prune.train_pruned(pruned, 0.8, *lessons, PLAIN)) == count_zeros(pruned)
+
+
+def test_weights_in_another_order_of_memory_are_pruned_alike():
+    model = build()
+    turned = build().to(memory_format=torch.channels_last)
+    for do in (lambda m: prune.prune_n_of_m(m, 2, 4), lambda m: prune.prune_weights(m, 0.5)):
+        ours, theirs = weights_of(do(model)), weights_of(do(turned))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_masks_only_grow_while_training(lessons):
     seen = []
 
@@ -266,8 +288,9 @@ def test_the_state_of_another_sparsity_is_refused(lessons, tmp_path):
 
 def test_zeros_are_held_once():
     held = prune.hold_zeros(build())
-    with pytest.raises(ValueError, match="held already"):
-        prune.hold_zeros(held)
+    for refused in (prune.hold_zeros, lambda model: prune.prune_weights(model, 0.5)):
+        with pytest.raises(ValueError, match=r"'stem' holds its zeros.*release_zeros"):
+            refused(held)
     with pytest.raises(ValueError, match="not held"):
         prune.release_zeros(build())
 

@@ -1,15 +1,14 @@
 """The checks of lesson 04: one threshold, the shapes after a cut, the technique for a budget."""
 
 import copy
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from solutions import load_solutions
 from torch import nn
 from torch.nn.utils import prune
 
@@ -17,16 +16,6 @@ from course_utils.checks import channels, pruning, technique
 from course_utils.checks.channels import SHAPE_MISTAKES, check_shapes
 from course_utils.checks.pruning import THRESHOLD_MISTAKES, check_threshold
 from course_utils.checks.technique import TECHNIQUE_MISTAKES, check_technique
-
-SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions"
-
-
-def load_solutions(name: str):
-    spec = importlib.util.spec_from_file_location(name, SOLUTIONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 SOLVED = load_solutions("04_pruning")
 global_threshold, shapes_after, choose_technique = (

@@ -235,6 +235,14 @@ def test_another_runner_can_count_the_accuracy(make_runner, measure):
         assert point.kernel == f"{bits} bits"
 
 
+def test_one_runner_is_counted_once_for_several_settings(make_runner, measure, batches):
+    counters = {bits: make_runner(right=bits) for bits in BITS}
+    measured = measure(count_with=lambda bits, scheme: counters[bits])
+    assert len(batches) == len(BITS)
+    for point in measured.points:
+        assert point.accuracy.value == pytest.approx(100 * point.setting["bits"] / 30)
+
+
 def test_a_lab_can_have_metrics_of_its_own_that_are_kept(measure, log):
     def also(bits, scheme):
         low, high = bits - 0.5, bits + 0.5

@@ -7,12 +7,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from course_utils import calibrate
 from course_utils.prune.groups import ChannelGroup, find_groups
+from course_utils.prune.magnitude import losses_of_batches
 
-BATCH = 100
 Keep = float | Mapping[str, int]
 Given = TypeVar("Given")
 
@@ -110,8 +108,6 @@ def score_channels_first_order(
     Raises:
         ValueError: There are no images, not as many labels, or the model does not take them.
     """
-    if len(images) != len(labels) or len(images) == 0:
-        raise ValueError(f"{len(images)} images and {len(labels)} labels: give as many of both.")
     groups = find_groups(model)
     scored = copy.deepcopy(model).eval().requires_grad_()
     written: dict[str, list[Tensor]] = {}  # by layer, once for each call
@@ -127,15 +123,10 @@ def score_channels_first_order(
         for name in group.last:
             watch(name)
     scores = {name: torch.zeros(group.channels) for name, group in groups.items()}
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        written.clear()
-        try:
-            loss = F.cross_entropy(scored(images[part]), labels[part], reduction="sum")
-        except RuntimeError as error:
-            raise calibrate.refuse_images(images.numpy(), error) from None
+    for loss in losses_of_batches(scored, images, labels):
         outputs = [output for calls in written.values() for output in calls]
-        gradients = iter(torch.autograd.grad(loss, outputs))
+        count = len(outputs[0])  # the loss is the mean over so many images
+        gradients = iter(torch.autograd.grad(count * loss, outputs))
         changes = {
             layer: torch.stack([_sum_places(one, next(gradients)) for one in calls]).sum(dim=0)
             for layer, calls in written.items()
@@ -143,6 +134,7 @@ def score_channels_first_order(
         for name, group in groups.items():
             change = torch.stack([changes[layer] for layer in group.last]).sum(dim=0)
             scores[name] += change.abs().sum(dim=0).cpu()  # of (batch, channels)
+        written.clear()
     return {name: score / len(images) for name, score in scores.items()}
 
 

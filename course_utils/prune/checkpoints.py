@@ -57,7 +57,8 @@ def load_pruned(checkpoint: str) -> nn.Module:
     """
     file = f"checkpoints/{checkpoint}.safetensors"
     if file not in verified.published_digests():
-        known = sorted(Path(name).stem for name in verified.published_digests() if "pruned" in name)
+        stems = (Path(name).stem for name in verified.published_digests())
+        known = sorted(stem for stem in stems if "_fashion_pruned_" in stem)
         raise ValueError(f"There is no pruned network {checkpoint!r}; there are {known}.")
     return read_pruned(verified.read(file))
 

@@ -11,11 +11,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from course_utils.encoder import Attention, Encoder
-
-BATCH = 100
+from course_utils.prune.magnitude import losses_of_batches
 
 
 def score_heads(encoder: Encoder, ids: Tensor, labels: Tensor) -> list[Tensor]:
@@ -32,14 +30,10 @@ def score_heads(encoder: Encoder, ids: Tensor, labels: Tensor) -> list[Tensor]:
     Raises:
         ValueError: There are no texts, or not as many labels.
     """
-    if len(ids) != len(labels) or len(ids) == 0:
-        raise ValueError(f"{len(ids)} texts and {len(labels)} labels: give as many of both.")
     scored = copy.deepcopy(encoder).eval().requires_grad_()
     weights = [attention.out.weight for attention in _find_attentions(scored)]
     scores = [torch.zeros(heads) for heads in encoder.sizes.heads]
-    for start in range(0, len(ids), BATCH):
-        part = slice(start, start + BATCH)
-        loss = F.cross_entropy(scored(ids[part]), labels[part])
+    for loss in losses_of_batches(scored, ids, labels):
         gradients = torch.autograd.grad(loss, weights)
         for score, weight, gradient in zip(scores, weights, gradients, strict=True):
             products = (weight.detach() * gradient).view(len(weight), len(score), -1)

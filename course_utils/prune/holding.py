@@ -2,7 +2,6 @@
 
 import copy
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -31,11 +30,9 @@ def hold_zeros(model: nn.Module) -> nn.Module:
     whatever an optimiser's momentum or decay does to the number behind it is never seen.
 
     Raises:
-        ValueError: The zeros of this model are held already, or it has no layers.
+        ValueError: The zeros of this model are held already, or it has no layers to prune.
     """
     held = copy.deepcopy(model)
-    if find_masks(held):
-        raise ValueError("The zeros of this model are held already; release_zeros lets them go.")
     for name, weight in find_weights(held).items():
         layer = held.get_submodule(name)
         parametrize.register_parametrization(layer, "weight", Mask(weight.detach() != 0))
@@ -66,11 +63,3 @@ def find_masks(model: nn.Module) -> dict[str, Mask]:
         for name, module in model.named_modules()
         if isinstance(module, Mask)
     }
-
-
-@torch.no_grad()
-def set_masks_(model: nn.Module, pruned: nn.Module) -> None:
-    """Mask in a model whose zeros are held what is zero in the pruned one of the same layers."""
-    weights = find_weights(pruned)
-    for name, mask in find_masks(model).items():
-        mask.mask.copy_(weights[name] != 0)

@@ -6,12 +6,13 @@ What goes is what matters least by some score: the magnitude of a weight (Han et
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from course_utils import calibrate
 from course_utils.quantize.weights import find_layers
@@ -87,16 +88,17 @@ def prune_n_of_m(
     pruned = copy.deepcopy(model)
     weights = find_weights(pruned, layers)
     if layers is None:
-        weights = {name: one for name, one in weights.items() if one[0].numel() % m == 0}
+        fitting = {name: one for name, one in weights.items() if one[0].numel() % m == 0}
+        weights = fitting or weights
     for name, weight in weights.items():
         if weight[0].numel() % m:
             raise ValueError(
                 f"A row of {name!r} has {weight[0].numel()} weights, which are no groups of {m}:"
                 " leave this layer out."
             )
-        groups = weight.data.view(-1, m)  # a view: what is filled here is filled there
-        smallest = groups.abs().argsort(dim=1)[:, : m - n]
-        groups.scatter_(1, smallest, 0.0)
+        groups = weight.data.reshape(-1, m).clone()
+        smallest = groups.abs().argsort(dim=1, stable=True)[:, : m - n]
+        weight.data.copy_(groups.scatter_(1, smallest, 0.0).view(weight.shape))
     return pruned
 
 
@@ -129,21 +131,31 @@ def score_first_order(model: nn.Module, images: Tensor, labels: Tensor) -> dict[
     Raises:
         ValueError: There are no images, not as many labels, or the model does not take them.
     """
-    if len(images) != len(labels) or len(images) == 0:
-        raise ValueError(f"{len(images)} images and {len(labels)} labels: give as many of both.")
     scored = copy.deepcopy(model).eval().requires_grad_()
     weights = find_weights(scored)
     scores = {name: torch.zeros_like(weight.data) for name, weight in weights.items()}
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        try:
-            loss = F.cross_entropy(scored(images[part]), labels[part])
-        except RuntimeError as error:
-            raise calibrate.refuse_images(images.numpy(), error) from None
+    for loss in losses_of_batches(scored, images, labels):
         gradients = torch.autograd.grad(loss, list(weights.values()))
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             scores[name] += (weight.data * gradient).abs()
     return scores
+
+
+def losses_of_batches(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Yield the mean cross-entropy of each batch of 100, ready to be differentiated.
+
+    Raises:
+        ValueError: There are no images, not as many labels, or the model does not take them.
+    """
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(f"{len(images)} images and {len(labels)} labels: give as many of both.")
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        try:
+            loss = F.cross_entropy(model(images[part]), labels[part])
+        except RuntimeError as error:
+            raise calibrate.refuse_images(images.numpy(), error) from None
+        yield loss
 
 
 def measure_sparsity(model: nn.Module) -> dict[str, float]:
@@ -157,14 +169,19 @@ def find_weights(model: nn.Module, layers: Iterable[str] | None = None) -> dict[
     """Return the weights of the layers named, or of all that can be pruned, by layer.
 
     Raises:
-        ValueError: There is no such layer, or none at all.
+        ValueError: There is no such layer, or none at all, or its zeros are held.
     """
     there = find_layers(model)
-    names = there if layers is None else list(layers)
+    names = there if layers is None else [layers] if isinstance(layers, str) else list(layers)
     unknown = [name for name in names if name not in there]
     if unknown or not names:
         what = f"There is no layer {unknown[0]!r}" if unknown else "There is no layer"
         raise ValueError(f"{what} with weights to prune; there are {there}.")
+    held = [name for name in names if parametrize.is_parametrized(model.get_submodule(name))]
+    if held:
+        raise ValueError(
+            f"Layer {held[0]!r} holds its zeros through training; call prune.release_zeros first."
+        )
     return {name: model.get_submodule(name).weight for name in names}  # type: ignore[misc]
 
 

@@ -1,5 +1,6 @@
 """Prune while training: what is left learns to do without what is gone."""
 
+import copy
 from typing import Any
 
 import torch
@@ -27,11 +28,11 @@ def train_pruned(
 
     The sparsity rises fast at first, while there is much to spare, and slowly at the end (see
     ``cubic_sparsity``): gradual pruning (Zhu & Gupta, 2017, arXiv 1710.01878), by magnitude. What
-    is zero stays zero.
+    is zero stays zero. Done several times, to more zeros each time, it is iterative pruning.
 
     Args:
         model: Trained, dense or pruned already.
-        sparsity: The share of weights that are zero in the end, in [0, 1].
+        sparsity: The share of weights that are zero in the end, in [0, 1]; no less than now.
         images: (n, 1, height, width) float32 in [0, 1].
         labels: (n,) int64.
         recipe: See ``training.train``; a learning rate well below that of the first training.
@@ -48,6 +49,13 @@ def train_pruned(
     check_sparsity(sparsity)
     if scope not in ("global", "layer"):
         raise ValueError(f"The scope is 'global' or 'layer', not {scope!r}.")
+    weights = torch.cat([weight.flatten() for weight in find_weights(model).values()])
+    initial = float((weights == 0).float().mean())
+    if round(initial * len(weights)) > round(sparsity * len(weights)):
+        raise ValueError(
+            f"The model has {initial:.2%} zeros already, and zeros stay: ask for no fewer, or start"
+            " from a denser one."
+        )
     chosen = -1
 
     def prune(done: float, held: nn.Module) -> None:
@@ -55,7 +63,7 @@ def train_pruned(
         update = min(int(done / RAMP * UPDATES), UPDATES)
         if update > chosen:
             chosen = update
-            choose_masks_(held, cubic_sparsity(update / UPDATES, sparsity), scope)
+            choose_masks_(held, cubic_sparsity(update / UPDATES, sparsity, initial), scope)
 
     aim = f"{sparsity:.2%} zeros, {scope}"
     return _train_held(model, images, labels, recipe, before_step=prune, aim=aim, **settings)
@@ -80,14 +88,15 @@ def train_held(
     return _train_held(model, images, labels, recipe, aim="zeros held", **settings)
 
 
-def cubic_sparsity(done: float, final: float) -> float:
-    """Return the sparsity on the ramp: ``final * (1 - (1 - done)**3)``.
+def cubic_sparsity(done: float, final: float, initial: float = 0.0) -> float:
+    """Return the sparsity on the ramp: ``final + (initial - final) * (1 - done)**3``.
 
     Args:
         done: How much of the ramp is behind, in [0, 1].
         final: The sparsity at its end.
+        initial: The sparsity at its start.
     """
-    sparsity: float = final * (1 - (1 - done) ** 3)
+    sparsity: float = final + (initial - final) * (1 - done) ** 3
     return sparsity
 
 
@@ -105,7 +114,7 @@ def rewind_weights(pruned: nn.Module, earlier: nn.Module) -> nn.Module:
     Raises:
         ValueError: The two have not the same layers and shapes.
     """
-    rewound = release_zeros(hold_zeros(earlier))
+    rewound = copy.deepcopy(earlier)
     kept = {name: weight != 0 for name, weight in find_weights(pruned).items()}
     weights = find_weights(rewound)
     shapes = [{name: one.shape for name, one in some.items()} for some in (kept, weights)]
@@ -126,9 +135,10 @@ def choose_masks_(model: nn.Module, sparsity: float, scope: Scope) -> None:
         scope: As in ``prune_weights``.
     """
     masks = find_masks(model)
-    weights = find_weights(model, masks)  # with their zeros
+    weights = {name: model.get_submodule(name).weight for name in masks}  # with their zeros
     scores = {
-        name: torch.where(masks[name].mask > 0, one.abs(), -1.0) for name, one in weights.items()
+        name: torch.where(masks[name].mask > 0, one.abs(), -1.0)  # type: ignore[operator]
+        for name, one in weights.items()
     }
     if scope == "layer":
         kept = [keep_highest(score, sparsity) for score in scores.values()]

@@ -69,12 +69,13 @@ class LayerShape:
         return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-# Of ResNet-8 of width 32, and of the networks that are all fully connected.
+# Of ResNet-8 of width 32, the encoder, and the networks that are all fully connected.
 COURSE_LAYERS = {
     "1024×1024, one image": LayerShape(1024, 1024, 1),
     "1024×1024, 32 images": LayerShape(1024, 1024, 32),
     "1024×1024, 256 images": LayerShape(1024, 1024, 256),
     "300×784, one image": LayerShape(300, 784, 1),
+    "768×192, 32 tokens": LayerShape(768, 192, 32),
     "3×3 convolution, 32 channels of 28×28": LayerShape(32, 288, 784, kernel=3),
     "3×3 convolution, 64 channels of 14×14": LayerShape(64, 576, 196, kernel=3),
     "3×3 convolution, 128 channels of 7×7": LayerShape(128, 1152, 49, kernel=3),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from course_utils import lab, plots, progress, sweep
+from course_utils.datasets import TextSplit
 from course_utils.lab.details import Bars, Histogram, tell_detail
 from course_utils.lab.panel import Panel
 from course_utils.lab.quiz import Question, Quiz
@@ -55,7 +56,7 @@ def plant_point(
     return Point(setting, metrics, "planted runtime", kernel, remark)
 
 
-TITLES = Classification.titles
+TITLES = {"latency": "latency of one image", "size": "size of what ships"}
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +174,18 @@ def test_more_than_four_words_stand_on_a_slider(at, tiny_split, values, is_choic
 
 def card_of(bits, scheme) -> Card:
     return Card("clipped values", f"{bits} in 1,000", f"with one scale {scheme}")
+
+
+def test_texts_are_called_texts(planted, tiny_split):
+    texts = TextSplit(tiny_split.images, tiny_split.labels, ("a text",) * len(tiny_split))
+    experiment = Classification(planted.experiment.at, texts)
+    panel = Panel(replace(planted, experiment=experiment), "Definitions")
+    panel.choose(bits=2)
+    accuracy, latency, *_ = panel.cards
+    assert accuracy.note.count("texts") == 2
+    assert "images" not in accuracy.note
+    assert latency.title == "latency of one text"
+    assert experiment.about.endswith("test texts each")
 
 
 def test_a_readout_is_the_last_card_of_every_setting(planted):

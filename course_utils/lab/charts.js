@@ -4,6 +4,8 @@
 const W = 340, LEFT = 46, RIGHT = 30, TOP = 24, BOTTOM = 34;
 const MOST_LETTERS = 40; // under an axis; more of them stand in two rows
 const WIDE_LETTER = 7; // how wide a letter of a tick or of a line's name is at most, on average
+const KEY = 12; // room for a line's sign before its name
+const LINE_OF_TEXT = 18; // pixels, with what is left free
 const SHAPES = { // of the dot on a line, so that colour is never the only cue
   a: () => make("circle", { r: 5.5 }),
   b: () => make("rect", { x: -5, y: -5, width: 10, height: 10 }),
@@ -47,7 +49,7 @@ function lineChart(chart, spec, value, guess) {
   };
   const widest = (labels) => WIDE_LETTER * Math.max(...labels.map((label) => label.length));
   const left = Math.max(LEFT, widest(chart.ticks.map(({ label }) => label)) + 6);
-  const right = Math.max(RIGHT, widest(chart.lines.map(({ label }) => label)) + 4);
+  const right = Math.max(RIGHT, widest(chart.lines.map(({ label }) => label)) + KEY + 4);
   const { svg, px, py, y0 } = frame(chart.title, 172, x, chart, left, right);
   const place = (number) => {
     const y = chart.isLog ? Math.log10(Math.max(number, 1e-12)) : number;
@@ -57,8 +59,7 @@ function lineChart(chart, spec, value, guess) {
   svg.append(cursor);
   if (chart.rule) {
     const y = place(chart.rule.at);
-    svg.append(make("line", { x1: left, x2: W - right, y1: y, y2: y, class: "im-limit" }),
-      make("text", { x: left + 4, y: y - 4 }, chart.rule.label));
+    svg.append(make("line", { x1: left, x2: W - right, y1: y, y2: y, class: "im-limit" }));
   }
   function namesOf(choice) { // of the values of the other knobs, for a pointer over their line
     const names = [];
@@ -82,10 +83,13 @@ function lineChart(chart, spec, value, guess) {
       svg.append(group);
       return group;
     });
-    const name = make("text", { x: W - right + 3 }, label);
-    svg.append(name);
-    return { column, style, groups, name };
+    const name = make("text", { x: W - right + KEY + 2 }, label);
+    const sign = label ? SHAPES[style]() : make("path"); // two lines may end at the same place
+    sign.setAttribute("class", `im-${style}`);
+    svg.append(sign, name);
+    return { column, style, groups, name, sign };
   });
+  if (chart.rule) svg.append(nameOfRule());
   const dots = lines.map(({ style }) => {
     const shape = SHAPES[style]();
     shape.setAttribute("class", "im-dot");
@@ -94,6 +98,16 @@ function lineChart(chart, spec, value, guess) {
     return dot;
   });
 
+  function nameOfRule() { // stands above it, or below where fewer curves pass
+    const { at, label } = chart.rule;
+    const y = place(at);
+    const distances = [...Array(count * choices).keys()]
+      .filter((point) => px(Math.floor(point / choices)) < left + WIDE_LETTER * label.length)
+      .flatMap((point) => chart.lines.map(({ column }) => y - place(value(point, column, 0))));
+    const curves = (low, high) => distances.filter((far) => low <= far && far <= high).length;
+    const isBelow = y + LINE_OF_TEXT < y0 && curves(0, LINE_OF_TEXT) > curves(-LINE_OF_TEXT, 0);
+    return make("text", { x: left + 4, y: isBelow ? y + 13 : y - 4, class: "im-on-curves" }, label);
+  }
   function mark(point, number, style, title) {
     const made = cross(px(Math.floor(point / choices)), place(number), style);
     made.append(make("title", {}, title));
@@ -119,9 +133,10 @@ function lineChart(chart, spec, value, guess) {
     });
     const last = (count - 1) * choices + (index % choices);
     let above = y0 + 12; // names stand at the ends of their lines, the lowest first, none on another
-    for (const { column, name } of [...lines].sort((a, b) => value(last, a.column, 0) - value(last, b.column, 0))) {
+    for (const { column, name, sign } of [...lines].sort((a, b) => value(last, a.column, 0) - value(last, b.column, 0))) {
       above = Math.min(place(value(last, column, 0)) + 4, above - 11);
       name.setAttribute("y", above);
+      sign.setAttribute("transform", `translate(${W - right + 7},${above - 4}) scale(0.7)`);
     }
   }
   return { svg, set, freshMarks };

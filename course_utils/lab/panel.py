@@ -77,8 +77,11 @@ class Panel(anywidget.AnyWidget):
         shown = [metric for chart in self._charts for metric in chart.metrics]
         if ask is not None and (not ask or not set(ask) <= set(shown)):
             raise ValueError(f"A guess can be about {' or '.join(shown)}, not about {ask}.")
-        titles = sweep.experiment.titles
-        self._cards = [make_cards(point, sweep.baseline, titles) for point in sweep.points]
+        experiment = sweep.experiment
+        self._cards = [
+            make_cards(point, sweep.baseline, experiment.titles, experiment.counted)
+            for point in sweep.points
+        ]
         if readout:
             for cards, point in zip(self._cards, sweep.points, strict=True):
                 cards.append(readout(**point.setting))

@@ -67,16 +67,21 @@ def describe_size(size: Measurement, baseline: Measurement) -> str:
     return f"{larger / smaller:.1f}× {word}"
 
 
-def make_cards(point: Point, baseline: Point, titles: Mapping[str, str]) -> list[Card]:
+def make_cards(
+    point: Point, baseline: Point, titles: Mapping[str, str], counted: str = "images"
+) -> list[Card]:
     """Return the readouts of a point beside those of the baseline.
 
     Args:
         point: Its gain and speed stand in the notes of accuracy and latency.
         baseline: What it is compared with.
         titles: Of cards, by metric, where it is not the metric's name.
+        counted: What the accuracy is counted on.
     """
     cards = [
-        Card(titles.get(metric, metric), format_value(found), _note(metric, point, baseline))
+        Card(
+            titles.get(metric, metric), format_value(found), _note(metric, point, baseline, counted)
+        )
         for metric, found in point.metrics.items()
         if metric not in ("gain", "speed")
     ]
@@ -85,15 +90,15 @@ def make_cards(point: Point, baseline: Point, titles: Mapping[str, str]) -> list
     return cards
 
 
-def _note(metric: str, point: Point, baseline: Point) -> str:
+def _note(metric: str, point: Point, baseline: Point, counted: str) -> str:
     """Return what stands below a metric: its spread, and how it is beside the baseline."""
     found, compared = point.metrics[metric], point.setting != baseline.setting
     notes = [found.note]
     if metric == "accuracy":
-        notes = [f"± {found.high - found.value:.1f} on {found.count:,} images"]
+        notes = [f"± {found.high - found.value:.1f} on {found.count:,} {counted}"]
         if compared:
             error = point.gain.high - point.gain.value
-            notes.append(f"{_signed(point.gain.value)} ± {error:.1f} points on the same images")
+            notes.append(f"{_signed(point.gain.value)} ± {error:.1f} points on the same {counted}")
     elif metric == "latency":
         digits = count_digits(found.value)
         notes = [

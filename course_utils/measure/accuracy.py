@@ -3,6 +3,7 @@
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,7 +53,9 @@ def summarize_accuracy(right: np.ndarray) -> Measurement:
 
 def measure_accuracy(runner: Runner, split: Split) -> Measurement:
     """Return the percentage of images classified as labelled; see ``find_right``."""
-    return summarize_accuracy(find_right(runner, split))
+    found = summarize_accuracy(find_right(runner, split))
+    note = f"± {found.high - found.value:.1f} on {found.count:,} {split.unit}"
+    return replace(found, note=note)
 
 
 def compare_accuracy(right: np.ndarray, baseline: np.ndarray) -> Measurement:

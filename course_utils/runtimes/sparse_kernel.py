@@ -56,11 +56,10 @@ def build_sparse(
         return logits
 
     check_accepts(run, images)
-    remark = f"{len(ran)} of {len(layers)} layers ran sparse"
+    remark = f"{len(ran)} of {len(layers)} layers ran sparse" + ", by MKL" * has_mkl()
     if len(ran) < len(layers):
         remark += ", the others dense in PyTorch"
-    kernel = "fp32, CSR × dense" + " (MKL)" * has_mkl()
-    return Runner(run, NAME, kernel, remark, artefact, images.shape[1:], threads=threads)
+    return Runner(run, NAME, "fp32, CSR", remark, artefact, images.shape[1:], threads=threads)
 
 
 def replace_layers(traced: fx.GraphModule, dense_below: float = 0.0) -> nn.Module:

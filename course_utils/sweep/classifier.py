@@ -73,15 +73,26 @@ class Classification(Experiment):
     )
 
     counting: ClassVar[str] = "accuracy"
-    titles: ClassVar[Mapping[str, str]] = {
-        "latency": "latency of one image",
-        "size": "size of what ships",
-    }
+
+    @property
+    def titles(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Names of metrics on a panel."""
+        one = self.counted.removesuffix("s")
+        return {"latency": f"latency of one {one}", "size": "size of what ships"}
+
+    @property
+    def counted(self) -> str:
+        """What the accuracy is counted on, in words."""
+        return getattr(self.on, "unit", "images")
 
     @property
     def about(self) -> str:
         """On how many images the accuracy is counted."""
-        return f"{len(self.on):,} test images each"
+        return f"{len(self.on):,} test {self.counted} each"
+
+    def forget(self) -> None:
+        """Count anew what one runner has been counted for."""
+        self._counted.clear()
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -80,6 +80,14 @@ class Experiment(ABC):
     def key(self) -> tuple[Any, ...]:
         """All that the results depend on, but for the knobs, the machine and its versions."""
 
+    @property
+    def counted(self) -> str:
+        """What an accuracy is counted on, in words."""
+        return "images"
+
+    def forget(self) -> None:  # noqa: B027 - most experiments remember nothing
+        """Let go of what was found at one setting and would serve at another."""
+
     @abstractmethod
     def prepare(self, setting: Setting) -> Runner:
         """Return what runs at a setting."""

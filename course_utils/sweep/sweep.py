@@ -62,6 +62,7 @@ class Sweep:
         """Return a point measured afresh, in turns with the baseline."""
         self.point(**setting)  # so that a setting that does not exist is named
         experiment = self.experiment
+        experiment.forget()
         settings = [experiment.baseline_of(setting, self.against), setting]
         if not experiment.is_compared:
             settings = [setting]

@@ -65,6 +65,11 @@ def aware_training(browser: Browser, server: LabServer) -> Iterator[LabPage]:
     yield from _run_lesson(browser, server, "03_quantization_aware_training.ipynb")
 
 
+@pytest.fixture(scope="module")
+def pruning(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "04_pruning.ipynb")
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     folder = ROOT / "build" / "screenshots"

@@ -216,6 +216,23 @@ class LabPage:
         self.page.keyboard.press("Control+Enter")
         return check.locator(".jp-OutputArea-output")
 
+    def answer_wrongly_then_rightly(
+        self, lesson: str, name: str, right: str, wrong: str, hint: str
+    ) -> None:
+        """Expect the hint for a solution with one piece of it spoilt, and praise for the solution.
+
+        Args:
+            lesson: Name of the lesson's notebook.
+            name: The function that the exercise asks for.
+            right: A piece of the reference answer.
+            wrong: What to write in its place.
+            hint: What the check then says.
+        """
+        solution = read_solution(lesson, name)
+        assert right in solution, f"{name} has no {right!r} to be spoilt"
+        expect(self.answer(solution.replace(right, wrong))).to_contain_text(hint)
+        expect(self.answer(solution)).to_contain_text("right on all")
+
     def set_theme(self, name: str) -> None:
         """Switch JupyterLab to "Light" or "Dark" from its menu."""
         self.page.get_by_role("menuitem", name="Settings", exact=True).click()

@@ -41,6 +41,37 @@ class PanelOnPage:
     def slider(self, name: str) -> Locator:
         return self.root.get_by_role("slider", name=name)
 
+    def move(self, name: str, steps: int, choice: str | None = None) -> None:
+        """Have the curves shown, take a choice, and a slider some steps from its start."""
+        self.reveal()
+        if choice is not None:
+            self.root.get_by_role("radio", name=choice, exact=True).check()
+        self.slider(name).focus()
+        for key in ("Home", *["ArrowRight"] * steps):
+            self.page.keyboard.press(key)
+
+    def guess(self, *asked: str) -> tuple[str, Locator]:
+        """Guess by keyboard, each metric a step above the middle; nothing may be shown before.
+
+        Returns:
+            What was guessed, in the page's words, and what the panel says to it.
+        """
+        expect(self.root.locator("form")).to_be_visible()
+        expect(self.root.locator("svg, .im-card")).to_have_count(0)
+        commit = self.root.get_by_role("button", name="Commit my guess")
+        self.slider(asked[0]).focus()
+        told = []
+        for metric in asked:
+            expect(self.slider(metric)).to_be_focused()
+            expect(commit).to_be_disabled()  # a guess is a decision, not a default
+            self.page.keyboard.press("ArrowRight")
+            told.append(self.slider(metric).get_attribute("aria-valuetext") or "")
+            self.page.keyboard.press("Tab")
+        expect(commit).to_be_focused()
+        self.page.keyboard.press("Enter")
+        expect(self.root.locator(".im-guess")).to_have_count(len(asked))  # a cross on each curve
+        return " and ".join(told), self.root.locator(".im-outcome")
+
     def steady_box(self, name: str) -> dict[str, float]:
         """Scroll to a slider and return its place on the page once nothing moves any more."""
         last, box = None, None
@@ -66,6 +97,35 @@ class PanelOnPage:
                 seen.append(look())
         return seen
 
+    def drag_each_choice(self, name: str, look: Callable[[], Seen]) -> list[list[Seen]]:
+        """Drag a slider without Python once for each choice, which is taken by keyboard too.
+
+        Returns:
+            For each choice what ``look`` returned at each step; without a choice there is one drag.
+        """
+        choices = self.root.get_by_role("radio").all()
+        for first in choices[:1]:
+            first.check()
+        seen = [self.drag_without_python(name, look)]
+        for chosen in choices[:-1]:
+            chosen.focus()
+            self.page.keyboard.press("ArrowDown")
+            seen.append(self.drag_without_python(name, look))
+        return seen
+
+    def drag_over_domain(self, name: str) -> tuple[list[list[Cards]], list[list[Cards]]]:
+        """Return the cards of each step of each drag: on the page, and as the kernel knows them."""
+        all_cards, _ = self.known_to_python()
+        seen = self.drag_each_choice(name, self.cards)
+        return seen, [all_cards[place :: len(seen)] for place in range(len(seen))]
+
+    def measure_again(self, seconds: float = 60) -> Locator:
+        """Have the chosen point measured again; return what the panel says when it is done."""
+        self.root.get_by_role("button", name="Measure this point again").click()
+        status = self.root.locator(".im-buttons [role=status]")
+        expect(status).to_contain_text("Measured again at", timeout=1000 * seconds)
+        return status
+
     def cards(self) -> Cards:
         """Return title, value and note of each card, read off the page."""
         found = []
@@ -78,6 +138,11 @@ class PanelOnPage:
         """Return the setting and the cards as the kernel knows them."""
         setting, cards, *_ = self._told_by_python()
         return setting, cards
+
+    def settled_in_python(self) -> tuple[dict[str, Any], Cards]:
+        """Return the same when the kernel has heard of the last step of a drag."""
+        self.asked_of_python()  # the page sends its last step when the first one was answered
+        return self.asked_of_python()
 
     def known_to_python(self) -> tuple[list[Cards], list[tuple[str, dict[str, str]]]]:
         """Return the cards of all points, and the title and the words of all pictures."""
@@ -105,15 +170,19 @@ class PanelOnPage:
             for node in violation["nodes"]
         ]
 
+    def photograph(self, picture: Path) -> None:
+        """Keep a picture of the panel."""
+        self.root.scroll_into_view_if_needed()
+        self.root.screenshot(path=picture)
+
     def unreadable_at(self, width: int, picture: Path) -> list[str]:
         """Return what is tiny, cut off or covered in a page so many pixels wide; keep a picture."""
         size = self.page.viewport_size
         self.page.set_viewport_size({"width": width, "height": 1400})
-        self.root.scroll_into_view_if_needed()
+        self.photograph(picture)
         found = self.unreadable_texts()
         if not self.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1"):
             found.append("the panel is cut off")
-        self.root.screenshot(path=picture)
         self.page.set_viewport_size(size or {"width": 1280, "height": 1400})
         return found
 
@@ -159,3 +228,16 @@ class BarsOnPage(PanelOnPage):
         table = self.root.locator("details").last.locator("tbody")
         names, values = (table.locator(cell).all_text_contents() for cell in ("th", "td"))
         return dict(zip(names, values, strict=True))
+
+
+def pick_every_answer(quiz: Locator) -> list[dict[str, str]]:
+    """Return for each question what is said to each answer, and whether as right or wrong."""
+    found = []
+    for question in quiz.locator("fieldset").all():
+        said = question.locator("[role=status]")
+        answers = {}
+        for answer in question.get_by_role("radio").all():
+            answer.check()
+            answers[said.text_content() or ""] = said.get_attribute("class") or ""
+        found.append(answers)
+    return found

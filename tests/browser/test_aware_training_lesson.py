@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab_page import LabPage, read_solution
-from panel_page import BarsOnPage, PanelOnPage
+from lab_page import LabPage
+from panel_page import BarsOnPage, PanelOnPage, pick_every_answer
 from playwright.sync_api import expect
 
 from course_utils.gradients import FORMATS
@@ -49,62 +49,42 @@ class HistogramOnPage(PanelOnPage):
 def show(lesson: LabPage, name: str, choice: str, steps: int) -> PanelOnPage:
     """Move a panel to a choice, and its slider some steps from the start."""
     panel = PanelOnPage(lesson, name)
-    panel.reveal()
-    panel.root.get_by_role("radio", name=choice, exact=True).check()
-    panel.slider(SLIDERS[name]).focus()
-    for key in ("Home", *["ArrowRight"] * steps):
-        panel.page.keyboard.press(key)
+    panel.move(SLIDERS[name], steps, choice)
     return panel
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "card", "setting"),
+    ("name", "asked", "setting"),
     [
-        (TRAINED, "accuracy", "accuracy", {"bits": 2, "how": "trained for it"}),
-        (MIXED, "accuracy", "accuracy", {"kibibytes": 52, "widths": "one for each layer"}),
-        (GRADIENTS, "subnormal", "subnormal", {"doublings of the loss": 12, "format": "fp16"}),
+        (TRAINED, "accuracy", {"bits": 2, "how": "trained for it"}),
+        (MIXED, "accuracy", {"kibibytes": 52, "widths": "one for each layer"}),
+        (GRADIENTS, "subnormal", {"doublings of the loss": 12, "format": "fp16"}),
     ],
     ids=SLIDERS,
 )
 def test_a_guess_is_told_beside_what_was_measured(
-    aware_training: LabPage, name: str, asked: str, card: str, setting: dict[str, Any]
+    aware_training: LabPage, name: str, asked: str, setting: dict[str, Any]
 ) -> None:
     panel = PanelOnPage(aware_training, name)
-    expect(panel.root.locator("form")).to_be_visible()
-    assert panel.root.locator("svg, .im-card").count() == 0  # nothing is shown before the guess
-    commit = panel.root.get_by_role("button", name="Commit my guess")
-    expect(commit).to_be_disabled()
-    panel.slider(asked).focus()
-    panel.page.keyboard.press("ArrowRight")
-    panel.page.keyboard.press("Tab")
-    expect(commit).to_be_focused()
-    panel.page.keyboard.press("Enter")
-    outcome = panel.root.locator(".im-outcome")
+    told, outcome = panel.guess(asked)
+    assert told == "51 %"
     in_python, cards = panel.asked_of_python()
     assert in_python == setting
-    measured = next(value for title, value, _ in cards if title == card)
-    expect(outcome).to_contain_text(f"you predicted 51 %; measured: {asked} {measured}")
-    assert panel.root.locator(".im-guess").count() == 1
+    measured = next(value for title, value, _ in cards if title == asked)
+    expect(outcome).to_contain_text(f"you predicted {told}; measured: {asked} {measured}")
 
 
 @EACH_PANEL
 def test_a_drag_needs_no_python_and_shows_what_it_knows(aware_training: LabPage, name: str) -> None:
     panel = PanelOnPage(aware_training, name)
     panel.reveal()
-    choices = CHOICES[name]
-    all_cards, _ = panel.known_to_python()
-    panel.root.get_by_role("radio").first.check()
-    for place, choice in enumerate(choices):
-        seen = panel.drag_without_python(SLIDERS[name], panel.cards)
-        assert seen == all_cards[place :: len(choices)]
-        assert len(set(map(tuple, seen))) > len(seen) / 2  # they change with the knob
-        if choice != choices[-1]:
-            panel.root.get_by_role("radio", name=choice, exact=True).focus()
-            panel.page.keyboard.press("ArrowDown")
-    panel.asked_of_python()  # the page sends its last step when the first one was answered
-    setting, cards = panel.asked_of_python()
-    assert list(setting.values()) == [LAST[name], choices[-1]]
-    assert cards == seen[-1]
+    seen, known = panel.drag_over_domain(SLIDERS[name])
+    assert seen == known
+    assert len(seen) == len(CHOICES[name])
+    assert all(len(set(map(tuple, drag))) > len(drag) / 2 for drag in seen)  # the knob changes them
+    setting, cards = panel.settled_in_python()
+    assert list(setting.values()) == [LAST[name], CHOICES[name][-1]]
+    assert cards == seen[-1][-1]
 
 
 def test_the_bars_are_the_widths_that_fit_into_the_budget(aware_training: LabPage) -> None:
@@ -158,9 +138,7 @@ def test_the_histogram_moves_with_the_loss_and_is_shaded_by_format(aware_trainin
 
 def test_gradients_are_counted_again(aware_training: LabPage) -> None:
     panel = show(aware_training, GRADIENTS, "bf16", 0)
-    panel.root.get_by_role("button", name="Measure this point again").click()
-    status = panel.root.locator(".im-buttons [role=status]")
-    expect(status).to_contain_text("Measured again at", timeout=60_000)
+    status = panel.measure_again()
     for metric in ("underflow", "subnormal", "overflow"):
         expect(status).to_contain_text(metric)
     assert panel.root.locator(".im-fresh").count() == 3
@@ -178,28 +156,19 @@ def test_gradients_are_counted_again(aware_training: LabPage) -> None:
 def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
     aware_training: LabPage, name: str, right: str, wrong: str, hint: str
 ) -> None:
-    solution = read_solution(LESSON, name)
-    assert right in solution
-    expect(aware_training.answer(solution.replace(right, wrong))).to_contain_text(hint)
-    expect(aware_training.answer(solution)).to_contain_text("right on all")
+    aware_training.answer_wrongly_then_rightly(LESSON, name, right, wrong, hint)
 
 
 def test_the_quiz_answers_every_pick(aware_training: LabPage, pictures: Path) -> None:
     quiz = aware_training.page.get_by_role("region", name="Quantization-aware training")
-    questions = quiz.locator("fieldset").all()
-    assert len(questions) == 5
-    for question in questions:
-        answers = {}
-        for answer in question.get_by_role("radio").all():
-            answer.check()
-            said = question.locator("[role=status]")
-            answers[said.text_content()] = said.get_attribute("class")
-        assert len(answers) == 3
-        assert sorted(answers.values()) == ["im-right", "im-wrong", "im-wrong"]
-    questions[0].get_by_role("radio", name="Because rounding has no gradient").check()
-    expect(questions[0].locator(".im-wrong")).to_contain_text("It has none inside the range either")
-    questions[0].get_by_role("radio", name="moving it a little").check()
-    expect(questions[0].locator(".im-right")).to_contain_text("stays at the end of the range")
+    answers = pick_every_answer(quiz)
+    assert len(answers) == 5
+    assert all(sorted(said.values()) == ["im-right", "im-wrong", "im-wrong"] for said in answers)
+    question = quiz.locator("fieldset").first
+    question.get_by_role("radio", name="Because rounding has no gradient").check()
+    expect(question.locator(".im-wrong")).to_contain_text("It has none inside the range either")
+    question.get_by_role("radio", name="moving it a little").check()
+    expect(question.locator(".im-right")).to_contain_text("stays at the end of the range")
     quiz.screenshot(path=pictures / "03_quiz.png")
 
 
@@ -211,10 +180,9 @@ def test_both_themes_are_accessible(aware_training: LabPage, pictures: Path, the
         (MIXED, "one for each layer", 4),
         (GRADIENTS, "fp16", 0),
     ]
-    for number, where in enumerate(shown):
+    for number, where in enumerate(shown, start=1):
         panel = show(aware_training, *where)
-        panel.root.scroll_into_view_if_needed()
-        panel.root.screenshot(path=pictures / f"03_lab{number + 1}_{theme.lower()}.png")
+        panel.photograph(pictures / f"03_lab{number}_{theme.lower()}.png")
     assert panel.violations() == []
 
 

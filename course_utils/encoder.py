@@ -21,7 +21,6 @@ from course_utils.wordpiece import WordPiece
 
 PRETRAINED = "encoder_pretrained"
 EMBEDDINGS = "tokens.weight"  # the same in all encoders of the course: stored once
-
 IN_BERT = {  # what its checkpoints call the layers of a block
     **{f"attention.{part}": f"attention.self.{part}" for part in ("query", "key", "value")},
     **{"attention.out": "attention.output.dense", "norm1": "attention.output.LayerNorm"},
@@ -99,8 +98,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Embeddings, blocks, the mean over a text's tokens, and a linear classifier.
 
-    Between the blocks all tokens of a batch stand in one matrix, so that each linear layer is one
-    matrix product, and its weight has its name in the exported graph.
+    Between the blocks all tokens of a batch stand in one matrix: a linear layer is one product.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -178,17 +176,16 @@ def load_encoder(name: str) -> Encoder:
     """Return an encoder of the course, in evaluation mode on the CPU.
 
     Args:
-        name: A file in ``data/checkpoints`` without its ending: "encoder_pretrained", whose head
-            is not trained yet, or one that was fine-tuned on the glosses, "encoder_glosses" or
-            e.g. "encoder_glosses_pruned40".
+        name: Of the file in ``data/checkpoints``: "encoder_pretrained", whose head is not trained,
+            or one that was fine-tuned, "encoder_glosses" or e.g. "encoder_glosses_pruned40".
 
     Raises:
         ValueError: There is no such encoder.
         course_utils.verified.DamagedFileError: Its file is missing or damaged.
     """
     file = f"checkpoints/{name}.safetensors"
-    known = [path for path in verified.published_digests() if "/encoder_" in path]
-    known = sorted(Path(path).stem for path in known if path.endswith(".safetensors"))
+    listed = map(Path, verified.published_digests())
+    known = sorted(path.stem for path in listed if path.match("checkpoints/encoder_*.safetensors"))
     if name not in known:
         raise ValueError(f"There is no encoder {name!r}; choose one of {known}.")
     pretrained = load_masked_model().encoder
@@ -236,10 +233,9 @@ def save_encoder(
     """
     from course_utils.prune.checkpoints import pack_tensors  # `prune` removes heads of encoders
 
-    encoder = model if isinstance(model, Encoder) else model.encoder
+    sizes = json.dumps(asdict((model if isinstance(model, Encoder) else model.encoder).sizes))
     state = {name: value for name, value in model.state_dict().items() if name != EMBEDDINGS}
     tensors, shapes = pack_tensors(state, bits)
-    sizes = json.dumps(asdict(encoder.sizes))
     content = save(tensors, {**about, "sizes": sizes, "shapes": json.dumps(shapes)})
     part = file.with_suffix(".part")
     part.write_bytes(content)
@@ -291,18 +287,14 @@ def load_minilm(positions: int = datasets.GLOSS_LENGTH) -> Encoder:
 
 
 def load_minilm_vocabulary() -> WordPiece:
-    """Return the tokenizer of MiniLM, which is BERT's.
-
-    Raises:
-        course_utils.fetch.NotFetchedError: It is not on this machine.
-    """
+    """Return the tokenizer of MiniLM, which is BERT's; without it, see ``load_minilm``."""
     return WordPiece(fetch.read("minilm", "vocab.txt").decode().splitlines())
 
 
 def _names_in_bert(blocks: int) -> dict[str, str]:
     """Return what the checkpoints of BERT call each layer."""
-    names = {"norm": "embeddings.LayerNorm"}
-    for block in range(blocks):
-        for ours, theirs in IN_BERT.items():
-            names[f"blocks.{block}.{ours}"] = f"encoder.layer.{block}.{theirs}"
-    return names
+    pairs = [(block, *pair) for block in range(blocks) for pair in IN_BERT.items()]
+    names = {
+        f"blocks.{block}.{ours}": f"encoder.layer.{block}.{theirs}" for block, ours, theirs in pairs
+    }
+    return {"norm": "embeddings.LayerNorm", **names}

@@ -15,7 +15,7 @@ from course_utils.measure import Measurement, measured_now
 from course_utils.wordpiece import MASK, SPECIAL, WordPiece
 
 HIDDEN_SHARE, MASKED, REPLACED = 0.15, 0.8, 0.1
-BATCH = 200
+BATCH = 500
 SEED = 2026
 
 

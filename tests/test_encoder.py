@@ -10,11 +10,12 @@ from safetensors.torch import save
 from torch import fx, nn
 from torch.nn import functional as F
 
-from course_utils import encoder, fetch, runtimes
+from course_utils import datasets, encoder, fetch, runtimes
 from course_utils.encoder import Attention, Encoder, MaskedLanguageModel, Sizes, build_encoder
 from course_utils.models import count_parameters
-from course_utils.prune.magnitude import find_weights, prune_weights
+from course_utils.prune.magnitude import find_weights, measure_sparsity, prune_weights
 from course_utils.runtimes.export import export_onnx
+from course_utils.training import evaluate
 
 SIZES = Sizes(
     vocabulary=30, positions=8, width=12, heads=(2, 3), head_width=4, neurons=(16, 8), classes=5
@@ -188,6 +189,46 @@ def test_a_stored_encoder_has_its_zeros_and_shares_the_embeddings(tmp_path, ids)
         assert torch.equal(stored == 0, weight == 0)
         torch.testing.assert_close(stored, weight, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(read(ids), pruned(ids), rtol=0.01, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def tested():
+    return datasets.load_glosses().validation.first(100)
+
+
+@pytest.mark.parametrize("percent", [0, 20, 40, 60, 80, 90])
+def test_a_shipped_encoder_has_its_zeros_and_classifies(tested, percent):
+    shipped = encoder.load_encoder("encoder_glosses" + f"_pruned{percent}" * (percent > 0))
+    sparsity = measure_sparsity(shipped)
+    inside = [share for name, share in sparsity.items() if name.startswith("blocks.")]
+    assert inside == pytest.approx([percent / 100] * 24, abs=0.001)
+    assert evaluate(shipped, *map(torch.tensor, (tested.images, tested.labels))) > 0.6
+
+
+@pytest.mark.parametrize(("name", "blocks", "heads"), [("blocks2", 2, 16), ("heads16", 4, 16)])
+def test_a_smaller_encoder_is_smaller_and_classifies(tested, name, blocks, heads):
+    shipped = encoder.load_encoder(f"encoder_glosses_{name}")
+    assert len(shipped.blocks) == blocks
+    assert sum(shipped.sizes.heads) == heads
+    assert evaluate(shipped, *map(torch.tensor, (tested.images, tested.labels))) > 0.6
+
+
+def test_fine_tuning_left_the_embeddings_as_they_were():
+    pretrained, tuned = map(encoder.load_encoder, ("encoder_pretrained", "encoder_glosses"))
+    assert torch.equal(pretrained.tokens.weight, tuned.tokens.weight)
+    assert not torch.equal(pretrained.blocks[0].up.weight, tuned.blocks[0].up.weight)
+
+
+def test_the_pretrained_encoder_guesses_a_hidden_word():
+    tokenizer = datasets.load_vocabulary()
+    ids = tokenizer.encode("a member of the house of representatives", 32)
+    hidden = ids.index(tokenizer.ids["of"])
+    at = torch.zeros(1, 32, dtype=torch.bool)
+    at[0, hidden] = True
+    shown = torch.tensor([ids]).float()
+    shown[at] = tokenizer.ids["[MASK]"]
+    guess = encoder.load_masked_model()(shown, at).argmax()
+    assert tokenizer.pieces[guess] == "of"
 
 
 def test_an_unknown_encoder_is_refused():

@@ -122,5 +122,5 @@ def test_blocks_that_are_none_are_refused(model, kept):
 
 
 def test_texts_without_labels_are_refused(model, ids):
-    with pytest.raises(ValueError, match="20 texts and 3 labels"):
+    with pytest.raises(ValueError, match="20 images and 3 labels"):
         score_heads(model, ids, torch.zeros(3, dtype=torch.int64))

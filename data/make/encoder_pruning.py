@@ -32,11 +32,12 @@ from course_utils.encoder import (
     read_encoder,
     save_encoder,
 )
+from course_utils.masked_words import measure_loss
 from course_utils.models import count_parameters, describe_training
 from course_utils.prune.heads import choose_heads, keep_blocks, keep_heads, score_heads
 from course_utils.prune.holding import hold_zeros, release_zeros
 from course_utils.prune.magnitude import find_weights, prune_weights
-from pretraining import evaluate_masked, learning_rate
+from pretraining import learning_rate
 
 DATA = Path(__file__).parent.parent
 RECORD = DATA / "recorded" / "encoder_pruning.json"
@@ -150,8 +151,7 @@ def finetune_one(name: str, work: Path, glosses: datasets.Glosses) -> dict[str, 
     }
     if name not in NOT_SHIPPED:
         masked.encoder = start
-        ids = torch.tensor(glosses.validation.images)
-        loss = evaluate_masked(masked.eval(), ids, glosses.tokenizer)
+        loss = measure_loss(masked.eval(), glosses.validation, glosses.tokenizer).value
         run |= {"mlm_loss": round(loss, 4), "mlm_perplexity": round(math.exp(loss), 2)}
         print(name, run, flush=True)
     began = time.monotonic()
@@ -250,12 +250,13 @@ def draw_batches(ids: Tensor, size: int, seed: int) -> list[Tensor]:
 
 def measure_tfidf(glosses: datasets.Glosses) -> dict[str, object]:
     """Return the accuracy of word and word-pair counts with a linear classifier."""
+    import numpy as np
     import sklearn
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     began = time.monotonic()
-    count = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    count = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32)
     train = count.fit_transform(glosses.train.texts)
     found = {}
     for strength in (3.0, 10.0, 30.0):  # the choice is the validation split's
@@ -290,6 +291,7 @@ DEFINITIONS = {
     "test_accuracy": "share of 8,000 definitions; validation: 4,000",
     "train_accuracy": f"share of the first {TRAIN_PROBE:,} definitions of the train split, after"
     " the fine-tuning on all of it: whether the network can fit them",
+    "train_seconds": "on a busy machine: to be compared with nothing",
     "pruned": "the smallest weights of each matrix of the blocks are zero, and stay so",
     f"blocks{BLOCKS}": f"only the lower {BLOCKS} blocks are left",
     f"heads{HEADS}": f"only {HEADS} heads are left, those of the highest first-order score in the"

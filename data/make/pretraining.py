@@ -9,7 +9,6 @@ off. On one core of a server CPU with bf16 instructions it takes about 45 minute
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from torch.nn import functional as F
 
 from course_utils import datasets
 from course_utils.encoder import MaskedLanguageModel, Sizes, build_encoder, save_encoder
-from course_utils.wordpiece import MASK, SPECIAL, WordPiece
+from course_utils.masked_words import hide_words, measure_loss
+from course_utils.wordpiece import WordPiece
 from vocabulary import read_speeches
 
 STATE_FILE = Path(__file__).parent.parent / "checkpoints" / "encoder_pretrained.train_state"
@@ -36,7 +36,6 @@ SIZES = Sizes(
 )
 BATCH = 128
 WARMUP = 1000
-HIDDEN_SHARE = 0.15
 EVERY = 1000  # steps from one saved state to the next
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     model, broken_off = pretrain(ids, glosses, *schedule, arguments.state_file, arguments.stop)
     if arguments.stop is not None:
         return
-    lost = evaluate_masked(model, torch.tensor(glosses.validation.images), glosses.tokenizer)
+    lost = measure_loss(model, glosses.validation, glosses.tokenizer).value
     about = {
         "recipe": json.dumps(
             {
@@ -102,7 +101,7 @@ def pretrain(
     another number of steps: the learning rate then goes on as if they had been planned.
     """
     model = MaskedLanguageModel(build_encoder(SIZES))
-    validation = torch.tensor(glosses.validation.first(1000).images).short()
+    validation = glosses.validation.first(1000)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
@@ -133,7 +132,7 @@ def pretrain(
         total += loss.item()
         if step % EVERY == 0 or step == (stop or steps):
             seconds = spent + time.monotonic() - began
-            lost = evaluate_masked(model, validation, glosses.tokenizer)
+            lost = measure_loss(model, validation, glosses.tokenizer).value
             mean = total / (step - done)
             print(f"{step} {seconds:.0f} s: loss {mean:.4f}, validation {lost:.4f}", flush=True)
             total, done = 0.0, step
@@ -171,45 +170,14 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
     return min(step / warmup, (steps - step) / (steps - warmup))
 
 
-def hide_tokens(
-    ids: Tensor, tokenizer: WordPiece, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return the ids with some hidden, and where these are.
-
-    As in BERT, 15 % are hidden: of them 80 % become [MASK], 10 % another token, 10 % stay.
-    """
-    drawn = torch.rand(ids.shape, generator=generator)
-    kind = torch.rand(ids.shape, generator=generator)
-    is_word = (ids != 0) & (ids != tokenizer.ids["[CLS]"]) & (ids != tokenizer.ids["[SEP]"])
-    at = is_word & (drawn < HIDDEN_SHARE)
-    others = torch.randint(len(SPECIAL), len(tokenizer.pieces), ids.shape, generator=generator)
-    shown = torch.where(at & (kind < 0.8), tokenizer.ids[MASK], ids)
-    shown = torch.where(at & (kind >= 0.9), others, shown)
-    return shown, at
-
-
 def masked_loss(
     model: MaskedLanguageModel, ids: Tensor, tokenizer: WordPiece, generator: torch.Generator
 ) -> Tensor:
     """Return the mean cross-entropy of the hidden tokens."""
-    shown, at = hide_tokens(ids, tokenizer, generator)
+    shown, at = hide_words(ids, tokenizer, generator)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(shown.float(), at)
     return F.cross_entropy(logits.float(), ids[at])
-
-
-@torch.inference_mode()
-def evaluate_masked(model: MaskedLanguageModel, ids: Tensor, tokenizer: WordPiece) -> float:
-    """Return the mean loss of the same hidden tokens for each model: its exp is the perplexity."""
-    generator = torch.Generator().manual_seed(2026)
-    total, count = 0.0, 0
-    for rows in ids.long().split(500):
-        shown, at = hide_tokens(rows, tokenizer, generator)
-        loss = F.cross_entropy(model(shown.float(), at), rows[at], reduction="sum")
-        total, count = total + float(loss), count + int(at.sum())
-    if not math.isfinite(total):
-        raise ValueError("The loss is no longer a number: take a smaller learning rate.")
-    return total / count
 
 
 if __name__ == "__main__":

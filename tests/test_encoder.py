@@ -201,7 +201,9 @@ def test_a_shipped_encoder_has_its_zeros_and_classifies(tested, percent):
     shipped = encoder.load_encoder("encoder_glosses" + f"_pruned{percent}" * (percent > 0))
     sparsity = measure_sparsity(shipped)
     inside = [share for name, share in sparsity.items() if name.startswith("blocks.")]
-    assert inside == pytest.approx([percent / 100] * 24, abs=0.001)
+    # the smallest that are left become zero too, where weights are rounded to 8 bits
+    assert all(percent / 100 - 0.001 <= share <= percent / 100 + 0.015 for share in inside)
+    assert len(inside) == 24
     assert evaluate(shipped, *map(torch.tensor, (tested.images, tested.labels))) > 0.6
 
 

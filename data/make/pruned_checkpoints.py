@@ -29,7 +29,7 @@ from idx import read_tensors
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SPINE, LENET = "resnet8_w32_fashion", "lenet_300_100_fashion"
 SPARSITIES = (50, 70, 80, 90, 95, 99)  # each starts from the one before
-SHARES = (50, 75, 60, 40, 25, 20)
+SHARES = (50, 60, 40, 25, 20)
 ZEROS = Recipe(epochs=4, peak_learning_rate=0.05)
 TO_90 = Recipe(epochs=10, peak_learning_rate=0.05)
 FINISH = Recipe(epochs=4, peak_learning_rate=0.02, erase_pixels=0)
@@ -111,11 +111,10 @@ def make_plans() -> dict[str, Plan]:
         start = name
     for percent in SHARES:
         plans[f"{SPINE}_pruned_keep{percent}"] = cut(percent)
-        if percent not in (25, 50, 75):  # these are multiples of 8 as they are
+        if percent not in (25, 50):  # these are multiples of 8 as they are
             plans[f"{SPINE}_pruned_keep{percent}_by8"] = cut(percent, 8)
     plans[f"{SPINE}_pruned_of4"] = Plan(SPINE, ZEROS, of4)
-    for block in ("block1", "block3"):
-        plans[f"{SPINE}_pruned_without_{block}"] = without(block)
+    plans[f"{SPINE}_pruned_without_block3"] = without("block3")
     for width in (8,):
         plans[f"{SPINE}_pruned_small{width}"] = small(width)
     plans[f"{SPINE}_pruned_zeros0"] = Plan(SPINE, FINISH, longer)

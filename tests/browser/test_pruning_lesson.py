@@ -156,18 +156,18 @@ def test_the_bars_are_the_channels_that_are_left(pruning: LabPage) -> None:
     panel.root.get_by_text("The bars as a table").click()  # closes it
 
 
-def test_the_level_line_is_the_encoder_that_was_never_pretrained(pruning: LabPage) -> None:
+def test_the_level_line_is_the_encoder_whose_blocks_were_not_pretrained(pruning: LabPage) -> None:
     panel = PanelOnPage(pruning, LANGUAGE)
     panel.reveal()
     chart = panel.root.get_by_role("img", name="accuracy (%)", exact=True)
-    expect(chart.get_by_text("not pre-trained (recorded)", exact=True)).to_be_visible()
+    expect(chart.get_by_text("blocks not pre-trained (recorded)", exact=True)).to_be_visible()
     ends = [float(chart.locator(".im-limit").get_attribute(end)) for end in ("y1", "y2")]
     grid = [float(line.get_attribute("y1")) for line in chart.locator(".im-grid").all()]
     ticks = map(float, chart.locator("text[text-anchor=end]").all_text_contents())
     height_of = dict(sorted(zip(grid, ticks, strict=True)))
     drawn = np.interp(ends, list(height_of), list(height_of.values()))
     rows = json.loads(verified.read("recorded/encoder_pruning.json"))["rows"]
-    recorded = next(row["test_accuracy"] for row in rows if row["name"] == "scratch")
+    recorded = next(row["test_accuracy"] for row in rows if row["name"] == "random_blocks")
     assert np.allclose(drawn, 100 * recorded, atol=0.1)
 
 

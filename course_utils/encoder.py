@@ -58,20 +58,21 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
-        self.query = nn.Linear(width, heads * head_width)
-        self.key = nn.Linear(width, heads * head_width)
-        self.value = nn.Linear(width, heads * head_width)
+        self.query, self.key, self.value = (nn.Linear(width, heads * head_width) for _ in range(3))
         self.out = nn.Linear(heads * head_width, width)
+
+    def attend(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shares, (batch, heads, length, length), that sum to 1 in rows, and values."""
+        length = hidden.shape[3]
+        layers = self.query, self.key, self.value
+        parts = (layer(x).view(-1, length, self.heads, self.head_width) for layer in layers)
+        query, key, value = (part.transpose(1, 2) for part in parts)  # (batch, heads, length, ...)
+        scores = query @ key.transpose(2, 3) / math.sqrt(self.head_width)
+        return (scores + hidden).softmax(dim=3), value
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Return (batch * length, width) of the same; ``hidden`` is added to the scores."""
-        length = hidden.shape[3]
-        query, key, value = (  # each (batch, heads, length, head_width)
-            layer(x).view(-1, length, self.heads, self.head_width).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        scores = query @ key.transpose(2, 3) / math.sqrt(self.head_width)
-        shares = (scores + hidden).softmax(dim=3)  # (batch, heads, length, length), rows sum to 1
+        shares, value = self.attend(x, hidden)
         found = (shares @ value).transpose(1, 2)  # (batch, length, heads, head_width)
         mixed: Tensor = self.out(found.flatten(2).flatten(0, 1))  # (batch * length, width)
         return mixed
@@ -183,7 +184,6 @@ def load_encoder(name: str) -> Encoder:
         ValueError: There is no such encoder.
         course_utils.verified.DamagedFileError: Its file is missing or damaged.
     """
-    file = f"checkpoints/{name}.safetensors"
     listed = map(Path, verified.published_digests())
     known = sorted(path.stem for path in listed if path.match("checkpoints/encoder_*.safetensors"))
     if name not in known:
@@ -191,7 +191,7 @@ def load_encoder(name: str) -> Encoder:
     pretrained = load_masked_model().encoder
     if name == PRETRAINED:
         return pretrained
-    return read_encoder(verified.read(file), pretrained.tokens.weight)
+    return read_encoder(verified.read(f"checkpoints/{name}.safetensors"), pretrained.tokens.weight)
 
 
 def read_encoder(content: bytes, embeddings: Tensor) -> Encoder:

@@ -88,12 +88,12 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
     names = [str(value) for value in values]
     ax.set_xticks(places, names, rotation=45 if sum(map(len, names)) > MOST_LETTERS else 0)
     ax.set_xlabel(knob)
-    ax.set_ylabel(chart.title)
+    ax.set_ylabel(chart.heading)
     if chart.is_log:
         top = max(m.value for p in sweep.points for m in map(p.metrics.get, chart.metrics) if m)
         ax.set(yscale="log", ylim=(None, 2 * top))
-    else:
-        ax.set_ylim(bottom=0)
+    elif chart.starts_at or ax.dataLim.y0 >= 0:
+        ax.set_ylim(bottom=chart.starts_at)
     if chart.rule:
         ax.axhline(chart.rule[0], color="#000000", linewidth=0.8, linestyle=(0, (4, 2)))
         ax.text(0, chart.rule[0], chart.rule[1], va="bottom", fontsize="small")

@@ -90,6 +90,8 @@ def train(
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     on_step: Callable[[float], None] | None = None,
     before_step: Callable[[float, nn.Module], None] | None = None,
+    draw: Callable[[int, Tensor], Tensor] | None = None,
+    loss_of: Callable[[Tensor, int, Tensor, Tensor], Tensor] | None = None,
     aim: str = "",
     compiled: bool = False,
 ) -> nn.Module:
@@ -109,7 +111,12 @@ def train(
         on_step: Called with the loss of each step.
         before_step: Called as ``before_step(done, model)`` with the share of all steps that are
             done, in [0, 1); it may change buffers of the model, a mask for instance.
-        aim: What ``before_step`` is after, in words; a state file with another aim is refused.
+        draw: Called as ``draw(epoch, rows)``; returns the images of a step, (batch, 1, height,
+            width), in place of those of these rows, augmented.
+        loss_of: Called as ``loss_of(outputs, epoch, rows, batch)``, with the model's outputs in
+            fp32 and the images that it saw; returns what to minimise in place of the cross-entropy
+            with the labels.
+        aim: What the three above are after, in words; a state file with another aim is refused.
         compiled: Whether ``torch.compile`` makes the steps faster, which takes half a minute first
             and a C++ compiler.
 
@@ -132,7 +139,7 @@ def train(
         optimizer, recipe.peak_learning_rate, epochs=recipe.epochs, steps_per_epoch=steps
     )
     forward = torch.compile(model) if compiled else model
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     context = autocast(precision, device)
     scaler = LossScaler() if precision == "fp16" else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -148,7 +155,7 @@ def train(
         }
         origin |= {"aim": aim} if aim else {}
     if state_file is not None and state_file.exists():
-        state = _read_state(state_file, origin)
+        state = read_state(state_file, origin)
         done = state["epoch"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -161,18 +168,20 @@ def train(
         total, taken = 0.0, 0
         for step in range(steps):
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-            batch = images[rows].to(device)
-            batch = augment(batch, recipe, generator)
+            if draw is not None:
+                batch = draw(epoch, rows).to(device)
+            else:
+                batch = augment(images[rows].to(device), recipe, generator)
             if before_step is not None:
                 before_step((steps * (epoch - 1) + step) / (steps * recipe.epochs), model)
             with context:
                 logits = forward(batch)
-            if step == 0 and int(labels.max()) >= logits.shape[1]:
-                raise ValueError(
-                    f"There is a label {int(labels.max())}, but the model returns"
-                    f" {logits.shape[1]} logits: labels count from 0."
-                )
-            loss = loss_of(logits.float(), labels[rows].to(device))
+            if loss_of is not None:
+                loss = loss_of(logits.float(), epoch, rows, batch)
+            else:
+                if step == 0:
+                    _check_logits(logits, labels)
+                loss = cross_entropy(logits.float(), labels[rows].to(device))
             total += loss.item()
             if not math.isfinite(total):
                 break
@@ -187,7 +196,7 @@ def train(
             raise DivergedError(_advise(recipe, epoch, state_file), model.to("cpu").eval())
         if state_file is not None:
             state = {name: part.state_dict() for name, part in parts.items()}
-            _write_state(state_file, {**origin, "epoch": epoch, **state})
+            write_state(state_file, {**origin, "epoch": epoch, **state})
         if on_epoch is not None:
             on_epoch(epoch, total / steps, model)
     return model.to("cpu").eval()
@@ -204,6 +213,15 @@ def _check_lessons(images: Tensor, labels: Tensor, recipe: Recipe) -> None:
         raise ValueError(f"{len(images)} images do not fill a batch of {recipe.batch}.")
 
 
+def _check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Raise ``ValueError`` unless there is a logit for each label."""
+    if int(labels.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"There is a label {int(labels.max())}, but the model returns {logits.shape[1]} logits:"
+            " labels count from 0."
+        )
+
+
 def describe_architecture(model: nn.Module) -> str:
     """Return the class, the number of parameters, the widths, and a digest of layers and shapes."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
@@ -214,7 +232,7 @@ def describe_architecture(model: nn.Module) -> str:
     return f"{type(model).__name__} of {count:,} parameters{rounded} ({digest})"
 
 
-def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
+def read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
     """Return a state of training, if it is one of this model, these images and this recipe."""
     cure = f"Remove {file}, or name another file, to start from the beginning."
     try:
@@ -230,7 +248,7 @@ def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
     return state
 
 
-def _write_state(file: Path, state: Mapping[str, object]) -> None:
+def write_state(file: Path, state: Mapping[str, object]) -> None:
     """Write a state of training, all of it or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")

@@ -37,12 +37,20 @@ class Chart:
         metrics: One line each; at most four, of the same unit.
         is_log: Draw the metrics in powers of ten.
         rule: A value that matters, and its name, drawn as a level line; None: none.
+        starts_at: Where its axis begins, in the metrics' unit, where differences are small beside
+            the values; the chart says so. Not with ``is_log``.
     """
 
     title: str
     metrics: tuple[str, ...]
     is_log: bool = False
     rule: tuple[float, str] | None = None
+    starts_at: float = 0.0
+
+    @property
+    def heading(self) -> str:
+        """The title, and where the axis begins unless at 0."""
+        return f"{self.title}, from {self.starts_at:g} up" if self.starts_at else self.title
 
 
 def make_chart(metric: str | Chart, sweep: Sweep) -> Chart:
@@ -150,15 +158,20 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
         rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
         ends = _finite_ends(measured) + ([chart.rule[0]] if chart.rule else [])
         _, step = axis_unit(measured[0].unit)
-        scale = _log_axis(ends) if chart.is_log else _axis(ends, step)
-        found.append({"title": chart.title, "isLog": chart.is_log, "rule": rule, **scale})
+        scale = _log_axis(ends) if chart.is_log else _axis(ends, step, chart.starts_at)
+        found.append({"title": chart.heading, "isLog": chart.is_log, "rule": rule, **scale})
         found[-1]["lines"] = lines
     return found
 
 
-def _axis(ends: Sequence[float], step: int) -> dict[str, Any]:
-    """Return the scale of a chart: from 0 to a tick above the highest value, told in steps."""
-    ticks = MaxNLocator(4).tick_values(0, max(ends) / step)
+def _axis(ends: Sequence[float], step: int, starts_at: float) -> dict[str, Any]:
+    """Return the scale of a chart: to a tick above the highest value, told in steps.
+
+    It begins at 0 or below the lowest value, unless the chart wants another beginning.
+    """
+    low = starts_at or min(0.0, *ends)
+    ticks = MaxNLocator(4).tick_values(low / step, max(*ends, low) / step)
+    ticks = [tick for tick in ticks if not starts_at or step * tick >= starts_at]
     return {
         "low": float(step * ticks[0]),
         "high": float(step * ticks[-1]),

@@ -5,9 +5,11 @@ Every number carries its spread and where it comes from.
 
 from course_utils.measure.accuracy import (
     compare_accuracy,
+    compare_seeds,
     find_right,
     measure_accuracy,
     summarize_accuracy,
+    summarize_seeds,
 )
 from course_utils.measure.fresh_process import run_stages
 from course_utils.measure.latency import (
@@ -25,8 +27,9 @@ from course_utils.measure.memory import (
 from course_utils.measure.neighbours import noisy_neighbours
 
 __all__ = [
-    "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_speed",
+    "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_seeds",
+    "compare_speed",
     "count_inference_bytes", "count_training_bytes", "find_right", "measure_accuracy",
     "measure_memory", "measured_now", "noisy_neighbours", "run_stages", "summarize_accuracy",
-    "summarize_latency",
+    "summarize_latency", "summarize_seeds",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -56,6 +57,43 @@ def measure_accuracy(runner: Runner, split: Split) -> Measurement:
     found = summarize_accuracy(find_right(runner, split))
     note = f"± {found.high - found.value:.1f} on {found.count:,} {split.unit}"
     return replace(found, note=note)
+
+
+def summarize_seeds(rights: Sequence[np.ndarray]) -> Measurement:
+    """Return the mean accuracy of networks that differ by their seed, from the worst to the best.
+
+    Args:
+        rights: For each seed which of the same images are classified rightly: (n,) bool.
+
+    Raises:
+        ValueError: There are no seeds.
+    """
+    percents = [float(100 * right.mean()) for right in rights]
+    if not percents:
+        raise ValueError("A mean over seeds needs at least one network.")
+    told = ", ".join(f"{percent:.2f}" for percent in percents)
+    seeds = f"{len(percents)} seeds" if len(percents) > 1 else "one seed"
+    mean = sum(percents) / len(percents)
+    note = f"{seeds}: {told}"
+    return Measurement(
+        mean, "%", min(percents), max(percents), len(rights[0]), measured_now(), note=note
+    )
+
+
+def compare_seeds(taught: Measurement, alone: Measurement) -> Measurement:
+    """Return by how many points one mean over seeds is above another.
+
+    Its ends compare the worst seed of the one with the best of the other, and the best with the
+    worst: where the lower end is above 0, each seed of the one is above each seed of the other.
+
+    Args:
+        taught: From ``summarize_seeds``.
+        alone: The control, likewise.
+    """
+    low, high = taught.low - alone.high, taught.high - alone.low
+    gap = taught.value - alone.value
+    note = f"seed against seed from {low:+.2f} to {high:+.2f}"
+    return Measurement(gap, "points", low, high, taught.count, measured_now(), note=note)
 
 
 def compare_accuracy(right: np.ndarray, baseline: np.ndarray) -> Measurement:

@@ -14,13 +14,12 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from course_utils import datasets, machine
 from course_utils.encoder import (
@@ -32,12 +31,12 @@ from course_utils.encoder import (
     read_encoder,
     save_encoder,
 )
+from course_utils.finetuning import TextRecipe, finetune
 from course_utils.masked_words import measure_loss
 from course_utils.models import count_parameters, describe_training
 from course_utils.prune.heads import choose_heads, keep_blocks, keep_heads, score_heads
 from course_utils.prune.holding import hold_zeros, release_zeros
 from course_utils.prune.magnitude import find_weights, prune_weights
-from pretraining import learning_rate
 
 DATA = Path(__file__).parent.parent
 RECORD = DATA / "recorded" / "encoder_pruning.json"
@@ -45,21 +44,9 @@ NAME = "encoder_glosses"
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)
 BLOCKS, HEADS = 2, 16  # that are left where some are removed
 SMALL_HEADS, SMALL_NEURONS = (4, 4), (264, 264)  # as many weights as 80 % zeros leave
+LONGER = TextRecipe(epochs=5)  # of "longer": as dense, to teach others
 NOT_SHIPPED = ("small", "scratch", "random_blocks", "all_trained")
 TRAIN_PROBE = 4000  # definitions of the train split: can a network still fit them?
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How each of them is fine-tuned."""
-
-    epochs: int = 2
-    batch: int = 64
-    peak_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.05
-    warmup_share: float = 0.1
-    seed: int = 0
 
 
 def main() -> None:
@@ -96,7 +83,12 @@ def main() -> None:
 def list_runs() -> list[str]:
     pruned = [f"pruned{round(100 * share)}" for share in SHARES]
     smaller = [f"blocks{BLOCKS}", f"heads{HEADS}", "small"]
-    return ["dense", *pruned, *smaller, "all_trained", "random_blocks", "scratch", "tfidf"]
+    controls = ["all_trained", "random_blocks", "scratch", "tfidf"]
+    return ["dense", *pruned, *smaller, *controls, "longer"]
+
+
+def choose_recipe(name: str) -> TextRecipe:
+    return LONGER if name == "longer" else TextRecipe()
 
 
 def prepare(name: str, masked: MaskedLanguageModel, glosses: datasets.Glosses) -> Encoder:
@@ -131,7 +123,7 @@ def prepare(name: str, masked: MaskedLanguageModel, glosses: datasets.Glosses) -
     if name == "all_trained":
         encoder.tokens.weight.requires_grad_(True)
         return encoder
-    if name == "dense":
+    if name in ("dense", "longer"):
         return encoder
     raise ValueError(f"There is no run {name!r}; there are {list_runs()}.")
 
@@ -155,7 +147,7 @@ def finetune_one(name: str, work: Path, glosses: datasets.Glosses) -> dict[str, 
         run |= {"mlm_loss": round(loss, 4), "mlm_perplexity": round(math.exp(loss), 2)}
         print(name, run, flush=True)
     began = time.monotonic()
-    tuned = finetune(start, glosses.train, Recipe())
+    tuned = finetune_held(start, glosses.train, choose_recipe(name))
     torch.save({"sizes": asdict(tuned.sizes), "state": tuned.state_dict()}, work / f"{name}.pt")
     return run | {"train_seconds": round(time.monotonic() - began)}
 
@@ -168,7 +160,7 @@ def store_one(name: str, work: Path, glosses: datasets.Glosses, bits: int) -> di
     if name in NOT_SHIPPED:
         return measure(tuned, glosses)
     file = DATA / "checkpoints" / f"{NAME if name == 'dense' else f'{NAME}_{name}'}.safetensors"
-    about = {"recipe": json.dumps(asdict(Recipe())), "start": "encoder_pretrained"}
+    about = {"recipe": json.dumps(asdict(choose_recipe(name))), "start": "encoder_pretrained"}
     about |= {"torch": torch.__version__}
     save_encoder(tuned, file, about, bits)
     found = measure(read_encoder(file.read_bytes(), tuned.tokens.weight), glosses)
@@ -203,49 +195,15 @@ def count_right(encoder: Encoder, split: datasets.TextSplit) -> float:
     return round(right / len(ids), 4)
 
 
-def finetune(start: Encoder, split: datasets.TextSplit, recipe: Recipe) -> Encoder:
+def finetune_held(start: Encoder, split: datasets.TextSplit, recipe: TextRecipe) -> nn.Module:
     """Return the encoder fine-tuned as a classifier; its zeros stay zero."""
-    holds = is_pruned(start)
-    model: nn.Module = hold_zeros(start) if holds else start
-    ids, labels = torch.tensor(split.images).short(), torch.tensor(split.labels)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        learned, lr=recipe.peak_learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    steps = recipe.epochs * (len(ids) // recipe.batch)
-    step = 0
-    model.train()
-    for epoch in range(recipe.epochs):
-        total, began = 0.0, step
-        for rows in draw_batches(ids, recipe.batch, 1000 * recipe.seed + epoch):
-            step += 1
-            share = learning_rate(step, steps, round(recipe.warmup_share * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.peak_learning_rate * share
-            batch = ids[rows]
-            batch = batch[:, : int(batch.ne(0).sum(dim=1).max())]
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(batch.float())
-            loss = F.cross_entropy(
-                logits.float(), labels[rows], label_smoothing=recipe.label_smoothing
-            )
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(learned, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            total += loss.item()
-        print(f"epoch {epoch + 1}: loss {total / (step - began):.4f}", flush=True)
-    return (release_zeros(model) if holds else model).eval()
 
+    def tell(epoch: int, loss: float, model: nn.Module) -> None:
+        print(f"epoch {epoch}: loss {loss:.4f}", flush=True)
 
-def draw_batches(ids: Tensor, size: int, seed: int) -> list[Tensor]:
-    """Return the rows of whole batches in random order, each of texts about as long."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = ids.ne(0).sum(dim=1)
-    order = torch.randperm(len(ids), generator=generator)
-    order = torch.cat([pool[lengths[pool].argsort()] for pool in order.split(50 * size)])
-    whole = [rows for rows in order.split(size) if len(rows) == size]
-    return [whole[place] for place in torch.randperm(len(whole), generator=generator)]
+    if not is_pruned(start):
+        return finetune(start, split, recipe, on_epoch=tell)
+    return release_zeros(finetune(hold_zeros(start), split, recipe, on_epoch=tell))
 
 
 def measure_tfidf(glosses: datasets.Glosses) -> dict[str, object]:
@@ -319,7 +277,7 @@ def record(work: Path) -> None:
             "recipe": json.loads(about["recipe"]),
             "validation_mlm_loss": float(about["validation_mlm_loss"]),
         },
-        "recipe": asdict(Recipe()),
+        "recipe": asdict(TextRecipe()),
         "definitions": DEFINITIONS,
     }
     runs = [work / f"{name}.json" for name in list_runs()]

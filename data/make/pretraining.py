@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from course_utils import datasets
 from course_utils.encoder import MaskedLanguageModel, Sizes, build_encoder, save_encoder
+from course_utils.finetuning import share_of_rate
 from course_utils.masked_words import hide_words, measure_loss
 from course_utils.wordpiece import WordPiece
 from vocabulary import read_speeches
@@ -122,7 +123,7 @@ def pretrain(
         if step <= done:
             continue
         for group in optimizer.param_groups:
-            group["lr"] = rate * learning_rate(step, steps, WARMUP)
+            group["lr"] = rate * share_of_rate(step, steps, WARMUP)
         generator = torch.Generator().manual_seed(step)
         loss = masked_loss(model, batch, glosses.tokenizer, generator)
         loss.backward()
@@ -163,11 +164,6 @@ def batches(ids: Tensor) -> Iterator[Tensor]:
             rows = groups[group]
             yield ids[rows, : int(lengths[rows].max())].long()
         epoch += 1
-
-
-def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """Return the share of the highest rate: it rises linearly, and falls linearly to 0."""
-    return min(step / warmup, (steps - step) / (steps - warmup))
 
 
 def masked_loss(

@@ -76,8 +76,8 @@ def finetune(
     Raises:
         ValueError: There are fewer texts than a batch; or the state file is of another model,
             recipe, precision or aim, of other texts, or damaged.
-        training.DivergedError: The loss is no longer a number. Its ``model`` is what the last good
-            epoch left.
+        training.DivergedError: The loss or a weight is no longer a number. The state file, and the
+            error's ``model``, keep what the last good epoch left.
     """
     if not 1 <= recipe.batch <= len(split):
         raise ValueError(f"{len(split)} texts do not fill a batch of {recipe.batch}.")
@@ -126,13 +126,7 @@ def finetune(
                     )
             total += loss.item()
             if not math.isfinite(total):
-                model.load_state_dict(good)
-                raise DivergedError(
-                    f"The loss is no longer a number in epoch {epoch}; the model after the last"
-                    " good epoch is kept in this error's `model`. Take a smaller learning rate than"
-                    f" {recipe.peak_learning_rate:g}.",
-                    model.eval(),
-                )
+                break
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
@@ -140,6 +134,15 @@ def finetune(
             schedule.step()
             if on_step is not None:
                 on_step(loss.item())
+        weights = both.state_dict().values()  # the last step may have ruined some
+        if not (math.isfinite(total) and all(bool(one.isfinite().all()) for one in weights)):
+            model.load_state_dict(good)
+            raise DivergedError(
+                f"The loss or a weight is no longer a number in epoch {epoch}; the model after the"
+                " last good epoch is kept in this error's `model`. Take a smaller learning rate"
+                f" than {recipe.peak_learning_rate:g}.",
+                model.eval(),
+            )
         if state_file is not None:
             state = {name: part.state_dict() for name, part in parts.items()}
             write_state(state_file, {**origin, "epoch": epoch, **state})

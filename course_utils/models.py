@@ -140,6 +140,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "resnet8_w32_fashion": lambda: ResNet8(width=32),
     "resnet8_w16_fashion": lambda: ResNet8(width=16),
     "resnet8_w64_fashion": lambda: ResNet8(width=64),
+    "ds_cnn_w40_fashion": lambda: DSCNN(width=40),
     "lenet_300_100_fashion": lambda: MLP([784, 300, 100, 10]),
     "mlp_1024_fashion": lambda: MLP([784, 1024, 1024, 10]),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
@@ -111,6 +112,31 @@ def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes
     for (label, y), style in zip(lines.items(), itertools.cycle(STYLES)):
         ax.plot(x, y, label=label, markersize=4, **style)
     ax.legend(frameon=False)
+    return ax
+
+
+def plot_surface(
+    ax: Axes, probabilities: np.ndarray, reach: float, points: np.ndarray, labels: np.ndarray
+) -> Axes:
+    """Draw what a classifier of two numbers answers everywhere, and the points it learned from.
+
+    Each class has a colour; where several are likely, their colours mix.
+
+    Args:
+        ax: Where to draw.
+        probabilities: (rows, columns, classes), on a grid from ``-reach`` to ``reach`` both ways.
+        reach: Half the side of what is shown.
+        points: (n, 2).
+        labels: (n,) whole numbers; each class has a marker of its own too.
+    """
+    palette = np.array([to_rgb(style["color"]) for style in STYLES])  # (styles, 3)
+    mixed = probabilities @ palette[: probabilities.shape[2]]
+    ax.imshow(0.35 + 0.65 * mixed, origin="lower", extent=(-reach, reach, -reach, reach))
+    for label, style in zip(np.unique(labels), STYLES, strict=False):
+        x, y = points[labels == label].T
+        look = {"color": style["color"], "marker": style["marker"]}
+        ax.plot(x, y, linestyle="none", markersize=5, markeredgecolor="black", **look)
+    ax.set(xticks=[], yticks=[])
     return ax
 
 

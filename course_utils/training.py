@@ -152,8 +152,8 @@ def train(
             "lessons": f"{len(images):,} images ({fingerprint.of(images, labels)})",
             "recipe": asdict(recipe),
             "precision": precision,
+            "aim": aim,
         }
-        origin |= {"aim": aim} if aim else {}
     if state_file is not None and state_file.exists():
         state = read_state(state_file, origin)
         done = state["epoch"]
@@ -236,7 +236,7 @@ def read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
     """Return a state of training, if it is one of this model, these images and this recipe."""
     cure = f"Remove {file}, or name another file, to start from the beginning."
     try:
-        state: dict[str, Any] = dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = {"aim": "", **torch.load(file, map_location="cpu", weights_only=True)}
     except Exception as error:  # pickle, zip and torch have classes of their own
         raise ValueError(f"{file} is no state of a training ({error!s:.80}). {cure}") from None
     for what, wanted in origin.items():

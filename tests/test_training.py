@@ -554,3 +554,118 @@ def test_a_state_of_another_precision_and_an_unknown_precision_are_refused(brigh
         train(MLP([64, 4, 2]), *bright_halves, recipe, precision="bf16", state_file=state_file)
     with pytest.raises(ValueError, match="no precision 'fp12'"):
         train(MLP([64, 4, 2]), *bright_halves, recipe, precision="fp12")
+
+
+# Images and a loss of one's own
+
+
+def test_images_and_loss_of_ones_own_can_do_what_training_does(bright_halves):
+    """Drawn as they are, with the cross-entropy: the same weights as without both."""
+    images, labels = bright_halves
+    untrained = MLP([64, 16, 2])
+    recipe = dataclasses.replace(RECIPE, flip=False, shift_pixels=0, erase_pixels=0)
+
+    def loss_of(outputs, epoch, rows, batch):
+        return F.cross_entropy(outputs, labels[rows], label_smoothing=recipe.label_smoothing)
+
+    found = train(
+        untrained, images, labels, recipe, draw=lambda epoch, rows: images[rows], loss_of=loss_of
+    )
+    assert_same_weights(found, train(untrained, images, labels, recipe))
+
+
+def test_the_model_sees_what_is_drawn_and_the_loss_what_the_model_saw(bright_halves):
+    images, labels = bright_halves
+    asked, seen, judged = [], [], []
+
+    def draw(epoch, rows):
+        asked.append((epoch, rows))
+        return images[rows] / epoch
+
+    def loss_of(outputs, epoch, rows, batch):
+        judged.append((epoch, rows, batch, outputs))
+        return outputs.square().mean()
+
+    watched = MLP([64, 4, 2])
+    watched.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0]))
+    train(watched, images, labels, RECIPE, draw=draw, loss_of=loss_of, precision="bf16")
+    assert len(asked) == len(seen) == len(judged) == RECIPE.epochs * 6
+    assert [epoch for epoch, _ in asked] == [epoch for epoch in (1, 2, 3, 4) for _ in range(6)]
+    for (epoch, rows), shown, told in zip(asked, seen, judged, strict=True):
+        assert torch.equal(shown, images[rows] / epoch)
+        assert told[0] == epoch
+        assert torch.equal(told[1], rows)
+        assert torch.equal(told[2], shown)
+        assert told[3].shape == (16, 2)
+        assert told[3].dtype == torch.float32
+    for start in range(0, len(asked), 6):
+        of_an_epoch = torch.cat([rows for _, rows in asked[start : start + 6]])
+        assert torch.equal(of_an_epoch.sort().values, torch.arange(96))
+
+
+def test_where_images_are_drawn_none_are_augmented(bright_halves, untrained, monkeypatch):
+    images, labels = bright_halves
+    monkeypatch.setattr(training, "augment", None)  # cannot be called
+    trained = train(untrained, images, labels, RECIPE, draw=lambda epoch, rows: images[rows])
+    assert evaluate(trained, images, labels) > 0.9
+
+
+def test_a_loss_of_ones_own_is_what_is_told_and_minimised(bright_halves, untrained):
+    """Labels and logits need not fit each other: only their number counts then."""
+    images, labels = bright_halves
+    steps, epochs = [], []
+
+    def loss_of(outputs, epoch, rows, batch):
+        return (outputs - 3).square().mean()
+
+    trained = train(
+        untrained, images, labels + 7, RECIPE, loss_of=loss_of, on_step=steps.append,
+        on_epoch=lambda epoch, loss, model: epochs.append(loss),
+    )  # fmt: skip
+    assert len(steps) == RECIPE.epochs * 6
+    assert epochs[0] == pytest.approx(sum(steps[:6]) / 6)
+    assert epochs[-1] < 0.5 * epochs[0]
+    with torch.no_grad():
+        assert abs(float(trained(images).mean()) - 3) < 1
+
+
+@pytest.mark.parametrize("last_epoch", [1, 3])
+def test_drawn_images_and_a_loss_of_ones_own_go_on_where_they_broke_off(
+    bright_halves, untrained, tmp_path, last_epoch
+):
+    images, labels = bright_halves
+    settings = {
+        "draw": lambda epoch, rows: images[rows] * (1 + epoch / 10),
+        "loss_of": lambda outputs, epoch, rows, batch: (
+            F.cross_entropy(outputs, labels[rows]) + outputs.square().mean() / epoch
+        ),
+        "aim": "small logits",
+    }
+    unbroken = train(untrained, images, labels, RECIPE, **settings)
+    settings["state_file"] = tmp_path / "resnet.train_state"
+
+    def press_stop(epoch, loss, model):
+        if epoch == last_epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(untrained, images, labels, RECIPE, on_epoch=press_stop, **settings)
+    with pytest.raises(ValueError, match="holds the aim small logits"):
+        train(untrained, images, labels, RECIPE, **{**settings, "aim": "large logits"})
+    assert_same_weights(train(untrained, images, labels, RECIPE, **settings), unbroken)
+
+
+def test_a_loss_of_ones_own_that_is_no_number_keeps_the_last_good_model(bright_halves, untrained):
+    good, steps = [copy.deepcopy(untrained)], []
+
+    def loss_of(outputs, epoch, rows, batch):
+        steps.append(1)
+        return outputs.square().mean() * (math.nan if len(steps) == 6 + 2 else 1)
+
+    with pytest.raises(DivergedError, match="no longer a number in epoch 2") as error:
+        train(
+            untrained, *bright_halves, RECIPE, loss_of=loss_of,
+            on_epoch=lambda epoch, loss, model: good.append(copy.deepcopy(model)),
+        )  # fmt: skip
+    assert len(good) == 2
+    assert_same_weights(error.value.model, good[-1])

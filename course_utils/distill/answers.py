@@ -5,9 +5,10 @@ sees the same view that the teacher saw, as it must (Beyer et al., 2022, arXiv 2
 Answers are kept as float16, 20 bytes for ten classes, beside where they are from.
 """
 
+import copy
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from course_utils import fingerprint, machine
+from course_utils import fingerprint, machine, verified
 from course_utils.distill.targets import align_classes
 from course_utils.folders import cache_folder
 from course_utils.mixed_precision import autocast
@@ -44,6 +45,10 @@ class Views:
     flip: bool = False
     shift_pixels: int = 0
     erase_pixels: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"At least one view is needed, not {self.count}.")
 
     def draw(self, images: Tensor, view: int) -> Tensor:
         """Return all images as they are in a view: the same each time.
@@ -97,8 +102,8 @@ def cache_answers(
     After each view the file is written anew, all of it or nothing: what was broken off goes on.
 
     Args:
-        teacher: Takes float32 inputs, (n, ...), and returns logits (n, classes); in evaluation
-            mode, as it is loaded.
+        teacher: Takes float32 inputs, (n, ...), and returns logits (n, classes). A copy of it is
+            asked, in evaluation mode.
         images: (n, 1, height, width) float32 in [0, 1], or (n, positions) token ids.
         classes: The name of each of the teacher's classes.
         views: How to vary them; None: not at all, one view.
@@ -108,25 +113,18 @@ def cache_answers(
 
     Raises:
         ValueError: The file holds the answers of another teacher, to other images, in other views
-            or precision, or is damaged; there is no view; or the answers are no finite numbers.
+            or precision, or is damaged; or the answers are no finite numbers.
     """
     views = views or Views()
-    if views.count < 1:
-        raise ValueError(f"At least one view is needed, not {views.count}.")
-    about = {
-        "teacher": describe_architecture(teacher),
-        "weights": fingerprint.of(dict(teacher.named_parameters()), dict(teacher.named_buffers())),
-        "images": f"{len(images):,} ({fingerprint.of(images)})",
-        "views": json.dumps(asdict(views)),
-        "classes": json.dumps(list(classes)),
-        "precision": precision,
-    }
+    teacher = copy.deepcopy(teacher).eval()
+    about = describe_question(teacher, images, classes, views, precision)
     if file is None:
         file = cache_folder() / "answers" / f"{fingerprint.of(about)}.safetensors"
     found: list[Tensor] = []
     noted = {"made_on": str(machine.describe()), "date": date.today().isoformat()}
     if file.exists():
-        found, noted = _read(file, about)
+        cure = f"Remove {file}, or name another file, to ask the teacher anew."
+        found, noted = read_answers(file.read_bytes(), str(file), about, cure)
     missing = range(len(found), views.count)
     for view in tqdm(missing, desc="asking the teacher", unit="view", disable=not missing):
         found.append(_ask(teacher, views.draw(images, view), precision))
@@ -139,8 +137,48 @@ def cache_answers(
     return Answers(torch.stack(found), views, tuple(classes), {**about, **noted})
 
 
+def load_answers(name: str, teacher: nn.Module, images: Tensor) -> Answers:
+    """Return answers that the course ships.
+
+    Args:
+        name: Of the file in ``data/answers``, without its ending.
+        teacher: Who must have given them.
+        images: That they must be about.
+
+    Raises:
+        ValueError: They are of another teacher, or about other images.
+        course_utils.verified.DamagedFileError: The file is missing or damaged.
+    """
+    content = verified.read(f"answers/{name}.safetensors")
+    noted = read_metadata(content)
+    views, classes = Views(**json.loads(noted["views"])), json.loads(noted["classes"])
+    about = describe_question(teacher, images, classes, views, noted["precision"])
+    cure = "They are of this course and stay: ask your own teacher by distill.cache_answers."
+    logits, noted = read_answers(content, f"data/answers/{name}.safetensors", about, cure)
+    return Answers(torch.stack(logits), views, tuple(classes), {**about, **noted})
+
+
+def describe_question(
+    teacher: nn.Module, images: Tensor, classes: Sequence[str], views: Views, precision: str
+) -> dict[str, str]:
+    """Return who was asked what: all that answers depend on, in words and digests."""
+    return {
+        "teacher": describe_architecture(teacher),
+        "weights": digest_weights(teacher),
+        "images": f"{len(images):,} ({fingerprint.of(images)})",
+        "views": json.dumps(asdict(views)),
+        "classes": json.dumps(list(classes)),
+        "precision": precision,
+    }
+
+
+def digest_weights(model: nn.Module) -> str:
+    """Return a digest of a model's weights and statistics, by which answers know their teacher."""
+    return fingerprint.of(dict(model.named_parameters()), dict(model.named_buffers()))
+
+
 def check_answers(answers: Answers, images: Tensor) -> None:
-    """Raise ``ValueError`` unless the answers are about these images, in this order.
+    """Raise ``ValueError`` unless the answers are about these images, in this order, in all views.
 
     Args:
         answers: From ``cache_answers``.
@@ -153,11 +191,17 @@ def check_answers(answers: Answers, images: Tensor) -> None:
             f" {answers.about['images']}, but these are {asked}. Ask it about these:"
             " distill.cache_answers(teacher, images, classes)."
         )
+    if len(answers.logits) != answers.views.count:
+        raise ValueError(
+            f"There are answers to {len(answers.logits)} of {answers.views.count} views: ask the"
+            " teacher about all of them."
+        )
 
 
 @torch.inference_mode()
 def _ask(teacher: nn.Module, images: Tensor, precision: str) -> Tensor:
     """Return a teacher's logits as float16, (n, classes)."""
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     with autocast(precision):
         logits = torch.cat([teacher(batch).float() for batch in torch.split(images, BATCH)])
     if not logits.isfinite().all():
@@ -166,24 +210,36 @@ def _ask(teacher: nn.Module, images: Tensor, precision: str) -> Tensor:
     return logits.clamp(-LARGEST, LARGEST).half()
 
 
-def _read(file: Path, about: dict[str, str]) -> tuple[list[Tensor], dict[str, str]]:
-    """Return the views in a file, if it is one of this teacher and these images; and its notes."""
-    cure = f"Remove {file}, or name another file, to ask the teacher anew."
+def read_answers(
+    content: bytes, source: str, about: Mapping[str, str], cure: str
+) -> tuple[list[Tensor], dict[str, str]]:
+    """Return the views in a file, if it is one of this teacher and these images; and its notes.
+
+    Args:
+        content: Of the file.
+        source: Its name, for errors.
+        about: From ``describe_question``.
+        cure: What to do about a file that does not fit.
+
+    Raises:
+        ValueError: It is no such file, of another question, or damaged.
+    """
     try:
-        content = file.read_bytes()
         noted = read_metadata(content)
         stored = load(content)
         logits = [stored[f"view{view}"] for view in range(len(stored))]
     except Exception as error:  # safetensors has classes of its own
-        raise ValueError(f"{file} holds no teacher's answers ({error!s:.80}). {cure}") from None
+        raise ValueError(f"{source} holds no teacher's answers ({error!s:.80}). {cure}") from None
     for what, wanted in about.items():
         if noted.get(what) != wanted:
             raise ValueError(
-                f"{file} holds answers of another kind: its {what} are {noted.get(what)}, wanted"
+                f"{source} holds answers of another kind: its {what} are {noted.get(what)}, wanted"
                 f" are {wanted}. {cure}"
             )
     if noted.get("digest") != fingerprint.of(logits):
-        raise ValueError(f"{file} is damaged: its answers are not those that were written. {cure}")
+        raise ValueError(
+            f"{source} is damaged: its answers are not those that were written. {cure}"
+        )
     return logits, {name: noted[name] for name in ("made_on", "date") if name in noted}
 
 

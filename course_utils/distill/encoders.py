@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.datasets import TextSplit
-from course_utils.distill.answers import Answers, check_answers
+from course_utils.distill.answers import Answers, check_answers, digest_weights
 from course_utils.distill.targets import check_temperature, distillation_loss
 from course_utils.encoder import HIDDEN, Block, Encoder
 from course_utils.finetuning import TextRecipe, finetune
@@ -52,8 +52,8 @@ def look_inside(encoder: Encoder, ids: Tensor) -> Inside:
         x = block(x, is_hidden)
         states.append(x)
     hidden = [state.view(len(ids), length, -1) for state in states]
-    weights = ids.ne(0).float()[:, :, None]
-    pooled = (hidden[-1] * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+    weights = ids.ne(0).float()[:, :, None] + 1e-9  # as in ``Encoder.embed``
+    pooled = (hidden[-1] * weights).sum(dim=1) / weights.sum(dim=1)
     return Inside(hidden, attention, encoder.head(pooled))
 
 
@@ -120,7 +120,7 @@ class Transfer(nn.Module):
 
 
 def finetune_student(
-    student: Encoder,
+    student: nn.Module,
     split: TextSplit,
     recipe: TextRecipe,
     answers: Answers,
@@ -144,14 +144,15 @@ def finetune_student(
         classes: The name of each of the student's classes.
         temperature: Of the soft part.
         hard_share: Of the labels, in [0, 1].
-        inside_of: The teacher itself, whose hidden states and attention the student shall follow
-            too; it runs in each step. None: answers only.
+        inside_of: The teacher that answered, whose hidden states and attention the student shall
+            follow too; it runs in each step. None: answers only.
         inside_weight: Of that part of the loss.
         settings: The rest of ``finetuning.finetune``: precision, state_file, on_step, on_epoch.
 
     Raises:
-        ValueError: The answers are about other texts, of other classes, or of several views; or as
-            of ``distillation_loss``, ``Transfer`` and ``finetune``.
+        ValueError: The answers are about other texts, of other classes, or of several views; the
+            inside is of another teacher, or the student no encoder; or as of ``distillation_loss``,
+            ``Transfer`` and ``finetune``.
         training.DivergedError: As of ``finetune``.
     """
     check_temperature(temperature)
@@ -160,7 +161,16 @@ def finetune_student(
         raise ValueError(f"Texts have one view, but the teacher answered {answers.views.count}.")
     logits = answers.for_classes(classes).logits[0].float()  # (n, classes)
     labels = torch.from_numpy(split.labels)
-    transfer = Transfer(student, inside_of) if inside_of is not None else None
+    transfer = None
+    if inside_of is not None:
+        if digest_weights(inside_of) != answers.about.get("weights"):
+            raise ValueError("The answers are of another teacher than `inside_of`: ask that one.")
+        if not isinstance(student, Encoder):
+            raise ValueError(
+                f"A {type(student).__name__} has no attention that could follow the teacher's: let"
+                " it learn from the answers alone, inside_of=None."
+            )
+        transfer = Transfer(student, inside_of)
 
     def loss_of(learner: nn.Module, ids: Tensor, rows: Tensor) -> Tensor:
         def compare(outputs: Tensor) -> Tensor:
@@ -179,7 +189,7 @@ def finetune_student(
 
     aim = (
         f"answers of {answers.about.get('weights')} at temperature {temperature:g}, labels"
-        f" {hard_share:.0%}" + (f", inside {inside_weight:g}" if inside_of is not None else "")
+        f" {100 * hard_share:g}%" + (f", inside {inside_weight:g}" if inside_of is not None else "")
     )
     return finetune(
         student, split, recipe, loss_of=loss_of, extra=transfer, aim=aim, **settings

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils import fingerprint
-from course_utils.distill.answers import Views, follow_views
+from course_utils.distill.answers import Views, digest_weights, follow_views
 from course_utils.training import Recipe, train
 
 
@@ -33,13 +32,13 @@ def read_features(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     if not layer or layer not in layers:
         named = ", ".join(name for name in layers if name and "." not in name)
         raise ValueError(f"The model has no layer {layer!r}; it has {named} and their parts.")
-    found: list[Tensor] = []
+    found: list[Any] = []
     handle = layers[layer].register_forward_hook(lambda _, inputs, output: found.append(output))
     try:
         model(images)
     finally:
         handle.remove()
-    if len(found) != 1 or found[0].ndim != 4:
+    if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].ndim != 4:
         raise ValueError(
             f"Layer {layer!r} gives no hint: it was called {len(found)} times and has to be called"
             " once, with an output of shape (batch, channels, height, width)."
@@ -122,7 +121,7 @@ def train_hints(
             wanted = read_features(teacher, teacher_layer, batch).float()
         return F.mse_loss(outputs, wanted)
 
-    aim = f"hints of {fingerprint.of(teacher)} at {teacher_layer}, to {layer}, {views}"
+    aim = f"hints of {digest_weights(teacher)} at {teacher_layer}, to {layer}, {views}"
     teach: dict[str, Any] = {"draw": follow_views(images, views), "loss_of": loss_of, "aim": aim}
     trained = train(hinted, images, labels, recipe, **teach, **settings)
     taught: nn.Module = trained.get_submodule("student")

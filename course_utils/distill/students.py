@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from course_utils import verified
-from course_utils.models import DSCNN, read_metadata
+from course_utils.models import DSCNN, ResNet8, read_metadata
 from course_utils.prune.checkpoints import pack_tensors, unpack_tensors
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {"DS-CNN": DSCNN, "ResNet-8": ResNet8}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Student:
 
     Attributes:
         model: In evaluation mode on the CPU.
-        about: What is known of it: "width", "seed", "teacher" (None: trained alone), "temperature",
-            "hard_share", "images" (how many it learned from), "test_accuracy".
+        about: What is known of it: "network" (a key of ``NETWORKS``), "width", "seed", "teacher"
+            (None: trained alone), "temperature", "hard_share", "images" (how many it learned
+            from), "epochs", "test_accuracy".
     """
 
     model: nn.Module
@@ -52,17 +55,18 @@ def read_students(content: bytes) -> dict[str, Student]:
         noted = read_metadata(content)
         students = json.loads(noted["students"])
         state = unpack_tensors(load(content), json.loads(noted["shapes"]))
-    except Exception as error:  # safetensors, json and NumPy have classes of their own
+        found = {}
+        for name, about in students.items():
+            model = NETWORKS[about["network"]](about["width"])
+            own = {
+                key.removeprefix(f"{name}/"): one
+                for key, one in state.items()
+                if key.startswith(f"{name}/")
+            }
+            model.load_state_dict(own)
+            found[name] = Student(model.eval(), about)
+    except Exception as error:  # safetensors, json, torch and NumPy have classes of their own
         raise ValueError(f"This is no file of distill.save_students ({error!s:.80}).") from None
-    found = {}
-    for name, about in students.items():
-        model = DSCNN(about["width"])
-        prefix = f"{name}/"
-        own = {
-            key.removeprefix(prefix): one for key, one in state.items() if key.startswith(prefix)
-        }
-        model.load_state_dict(own)
-        found[name] = Student(model.eval(), about)
     return found
 
 
@@ -70,7 +74,7 @@ def save_students(students: Mapping[str, Student], file: Path, about: Mapping[st
     """Write students into one file, weights as float16; all of it or nothing.
 
     Args:
-        students: By name; each is a ``models.DSCNN`` whose ``about`` has its "width".
+        students: By name; what ``about`` says of "network" and "width" must be true.
         file: A ``.safetensors`` file.
         about: What a reader of the file should know, e.g. the recipe.
     """

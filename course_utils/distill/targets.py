@@ -100,13 +100,17 @@ def align_classes(
         student_classes: The name of each of the student's.
 
     Raises:
-        ValueError: One knows classes that the other does not; they are named.
+        ValueError: One knows classes that the other does not; they are named. Or two classes of
+            one have the same name.
     """
     if len(teacher_classes) != logits.shape[-1]:
         raise ValueError(
             f"{len(teacher_classes)} classes are named, but the teacher returns {logits.shape[-1]}"
             " logits."
         )
+    for who, names in (("teacher", teacher_classes), ("student", student_classes)):
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two classes of the {who} have the same name: {', '.join(names)}.")
     only = {
         "teacher": [name for name in teacher_classes if name not in student_classes],
         "student": [name for name in student_classes if name not in teacher_classes],

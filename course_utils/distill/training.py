@@ -55,7 +55,7 @@ def train_student(
 
     aim = (
         f"answers of {answers.about.get('weights')} at temperature {temperature:g}, labels"
-        f" {hard_share:.0%}, {answers.views}"
+        f" {100 * hard_share:g}%, {answers.views}"
     )
     draw = follow_views(images, answers.views)
     teach: dict[str, Any] = {"draw": draw, "loss_of": loss_of, "aim": aim}

@@ -5,9 +5,10 @@ from course_utils.sweep.classifier import measure
 from course_utils.sweep.experiment import Experiment, Finding, Point
 from course_utils.sweep.gradients import measure_gradients
 from course_utils.sweep.loads import measure_loads
+from course_utils.sweep.seeds import measure_seeds
 from course_utils.sweep.sweep import Sweep, run
 
 __all__ = [
     "Experiment", "Finding", "Point", "Sweep", "find_knee", "measure", "measure_batches",
-    "measure_gradients", "measure_loads", "run",
+    "measure_gradients", "measure_loads", "measure_seeds", "run",
 ]  # fmt: skip

@@ -112,7 +112,7 @@ class Classification(Experiment):
             "right": packed,
             "images": len(right),
             "size_bytes": runner.size_bytes,
-            "more": {name: _describe(found) for name, found in more.items()},
+            "more": {name: describe_plainly(found) for name, found in more.items()},
         }
 
     def _find_right(self, runner: Runner, setting: Setting) -> np.ndarray:
@@ -147,7 +147,7 @@ class Classification(Experiment):
         }
 
 
-def _describe(found: Measurement) -> dict[str, Any]:
+def describe_plainly(found: Measurement) -> dict[str, Any]:
     """Return a measurement as plain values, without its origin."""
     return {
         name: getattr(found, name) for name in ("value", "unit", "low", "high", "count", "note")

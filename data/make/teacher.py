@@ -69,7 +69,8 @@ def main() -> None:
         ),
     )
     packed = {
-        name: one.half() if one.ndim > 1 else one for name, one in model.state_dict().items()
+        name: (one.half() if one.ndim > 1 else one).contiguous()
+        for name, one in model.state_dict().items()
     }
     model.load_state_dict({name: one.float() for name, one in packed.items()}, strict=False)
     accuracy = evaluate(model, *test)

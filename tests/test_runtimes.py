@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from course_utils import folders, machine, quantize, runtimes
-from course_utils.models import MLP, ResNet8
+from course_utils.models import DSCNN, MLP, ResNet8
 from course_utils.quantize import quantize_symmetric, quantize_weights, quantized_weights
 from course_utils.runtimes import Runner, export, onnx_runtime
 
@@ -536,10 +536,11 @@ def assert_exports_compute(model: nn.Module, images: np.ndarray) -> None:
     assert largest_difference(logits, logits_of(model, images)) < 1e-5
 
 
-def test_more_or_fewer_channels_need_no_new_export(images, exports, monkeypatch):
+@pytest.mark.parametrize("network", [ResNet8, DSCNN])  # with depthwise filters and without
+def test_more_or_fewer_channels_need_no_new_export(network, images, exports, monkeypatch):
     monkeypatch.setattr(export, "_EXPORTED", {})
     for width in (4, 2, 7, 4):
-        model = with_biases(quantize.fold_batch_norms(ResNet8(width)), 0.1)  # no two alike
+        model = with_biases(quantize.fold_batch_norms(network(width)), 0.1)  # no two alike
         assert_exports_compute(model, images)
         assert model.stem.out_channels == width  # the model itself is left alone
     assert len(exports) == 1

@@ -173,7 +173,7 @@ def _axis(ends: Sequence[float], step: int, starts_at: float) -> dict[str, Any]:
     ticks = MaxNLocator(4).tick_values(low / step, max(*ends, low) / step)
     ticks = [tick for tick in ticks if not starts_at or step * tick >= starts_at]
     return {
-        "low": float(step * ticks[0]),
+        "low": float(starts_at or step * ticks[0]),
         "high": float(step * ticks[-1]),
         "ticks": [{"at": float(step * tick), "label": f"{tick:g}"} for tick in ticks],
     }

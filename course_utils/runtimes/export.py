@@ -192,6 +192,8 @@ def _structure(model: nn.Module, example: torch.Tensor) -> str | None:
     except Exception:  # a forward that branches on values, for instance: export it each time
         return None
     for layer in traced.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
+            layer.groups = -1  # depthwise, whatever its width
         vars(layer).update({width: 0 for width in WIDTHS if width in vars(layer)})
     names = [(name, value.ndim) for name, value in model.state_dict().items()]
     return f"{traced.code}{traced}{names}{tuple(example.shape)}"
@@ -206,6 +208,13 @@ def _with_weights(graph: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
             weight = weights[initializer.name].contiguous().numpy()
             initializer.dims[:] = weight.shape
             initializer.raw_data = weight.tobytes()
+    for node in patched.graph.node:
+        for attribute in node.attribute:
+            is_grouped = node.op_type == "Conv" and attribute.name == "group" and attribute.i > 1
+            if is_grouped and node.input[1] in weights:
+                filters, inputs = weights[node.input[1]].shape[:2]
+                if inputs == 1:  # depthwise: as many groups as channels
+                    attribute.i = filters
     return patched
 
 

@@ -169,11 +169,13 @@ def _axis(ends: Sequence[float], step: int, starts_at: float) -> dict[str, Any]:
 
     It begins at 0 or below the lowest value, unless the chart wants another beginning.
     """
-    low = starts_at or min(0.0, *ends)
-    ticks = MaxNLocator(4).tick_values(low / step, max(*ends, low) / step)
-    ticks = [tick for tick in ticks if not starts_at or step * tick >= starts_at]
+    low = (starts_at or min(0.0, *ends)) / step
+    ticks: Any = MaxNLocator(4).tick_values(low, max(*ends, starts_at) / step)
+    if starts_at:  # then it has a tick itself, and the others stand as far apart as they would
+        apart = ticks[1] - ticks[0]
+        ticks = low + apart * np.arange(1 + math.ceil((ticks[-1] - low) / apart))
     return {
-        "low": float(starts_at or step * ticks[0]),
+        "low": float(step * ticks[0]),
         "high": float(step * ticks[-1]),
         "ticks": [{"at": float(step * tick), "label": f"{tick:g}"} for tick in ticks],
     }

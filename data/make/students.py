@@ -197,7 +197,8 @@ def main() -> None:
         lessons = full if run.images == ALL else few
         model = train_run(name, run, lessons, arguments.work)
         accuracy = evaluate(model, *test)
-        save_file(model.state_dict(), file, {"test_accuracy": f"{accuracy:.4f}"})
+        weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+        save_file(weights, file, {"test_accuracy": f"{accuracy:.4f}"})
         (arguments.work / f"{name}.train_state").unlink(missing_ok=True)
         print(f"{name}: {accuracy:.2%} of the test images", flush=True)
 

@@ -20,6 +20,7 @@ READ_BOXES = """(node, tag) => [...node.querySelectorAll(tag)].map((part) => {
 })"""
 READ_FRAME = "node => node.getBoundingClientRect().toJSON()"
 LEAST_LETTER = 10  # pixels from the top of a line of text to its bottom
+MOVES = 6  # of the mouse from one stop of a slider to the next
 
 
 class PanelOnPage:
@@ -96,6 +97,25 @@ class PanelOnPage:
                 self.page.keyboard.press(key)
                 seen.append(look())
         return seen
+
+    def drag_by_mouse(self, name: str, look: Callable[[], Seen]) -> list[Seen]:
+        """Take a slider by mouse from its start to its end while all kernels are held still.
+
+        Returns:
+            What ``look`` returned on the way, each time that it was something else than before.
+        """
+        moves = MOVES * int(self.slider(name).get_attribute("max") or 0)
+        box = self.steady_box(name)
+        left, width, middle = box["x"] + 2, box["width"] - 4, box["y"] + box["height"] / 2
+        self.page.mouse.move(left, middle)
+        seen = []
+        with self.lab.server.paused():
+            self.page.mouse.down()
+            for move in range(moves + 1):
+                self.page.mouse.move(left + width * move / moves, middle)
+                seen.append(look())
+            self.page.mouse.up()
+        return [one for one, _ in itertools.groupby(seen)]
 
     def drag_each_choice(self, name: str, look: Callable[[], Seen]) -> list[list[Seen]]:
         """Drag a slider without Python once for each choice, which is taken by keyboard too.

@@ -282,7 +282,7 @@ def test_answers_of_the_course_are_read_without_asking(shipped, teacher, asked, 
 @pytest.mark.parametrize("what", ["teacher", "weights", "images"])
 def test_answers_of_the_course_are_refused_for_another_teacher_or_images(teacher, pictures, what):
     question = {"teacher": teacher, "images": pictures, **OTHERS[what]}
-    told = rf"by_mlp.safetensors holds answers of another kind: its {what} are .*stay: ask your own"
+    told = rf"by_mlp.safetensors holds answers of another kind \({what}\): .*stay: ask your own"
     with pytest.raises(ValueError, match=told):
         load_answers("by_mlp", **question)
 
@@ -375,10 +375,10 @@ def test_a_file_of_another_kind_is_refused_with_both_named(teacher, asked, pictu
     }
     question |= {**OTHERS, **counts}[what]
     named = what.removeprefix("count of ")
-    with pytest.raises(ValueError, match=f"answers of another kind: its {named} are") as error:
+    with pytest.raises(ValueError, match=rf"answers of another kind \({named}\)") as error:
         cache_answers(**question, file=file)
     told = str(error.value)
-    assert f"{named} are {first.about[named]}, wanted are " in told
+    assert f"({named}): {first.about[named]}, wanted: " in told
     assert f"Remove {file}, or name another file, to ask the teacher anew." in told
     assert file.read_bytes() == written
     assert len(asked) == 3
@@ -388,7 +388,7 @@ def test_statistics_of_a_teacher_count_as_its_weights(pictures, file):
     resnet = ResNet8(width=2, classes=3).eval()
     cache_answers(resnet, pictures, CLASSES, file=file)
     resnet.norm.running_var[0] = 2
-    with pytest.raises(ValueError, match="answers of another kind: its weights are"):
+    with pytest.raises(ValueError, match=r"answers of another kind \(weights\)"):
         cache_answers(resnet, pictures, CLASSES, file=file)
 
 

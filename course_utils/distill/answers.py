@@ -233,8 +233,8 @@ def read_answers(
     for what, wanted in about.items():
         if noted.get(what) != wanted:
             raise ValueError(
-                f"{source} holds answers of another kind: its {what} are {noted.get(what)}, wanted"
-                f" are {wanted}. {cure}"
+                f"{source} holds answers of another kind ({what}): {noted.get(what)}, wanted:"
+                f" {wanted}. {cure}"
             )
     if noted.get("digest") != fingerprint.of(logits):
         raise ValueError(

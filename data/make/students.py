@@ -204,7 +204,7 @@ def main() -> None:
 
 
 def prune_student(lessons: tuple[Tensor, Tensor], work: Path) -> None:
-    """Cut a third of the channels of a taught student, and teach what is left of it."""
+    """Cut a fifth of the channels of a taught student, and teach what is left of it."""
     start = models.DSCNN(CHAIN_WIDTH)
     start.load_state_dict(load_file(work / f"full_ds-cnn_w{CHAIN_WIDTH}_taught_seed0.safetensors"))
     start = start.eval()

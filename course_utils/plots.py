@@ -92,7 +92,7 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
     ax.set_ylabel(chart.heading)
     if chart.is_log:
         top = max(m.value for p in sweep.points for m in map(p.metrics.get, chart.metrics) if m)
-        ax.set(yscale="log", ylim=(None, 2 * top))
+        ax.set(yscale="log", ylim=(None, 2 * top / step))
     elif chart.starts_at or ax.dataLim.y0 >= 0:
         ax.set_ylim(bottom=chart.starts_at)
     if chart.rule:

@@ -154,6 +154,25 @@ def test_an_axis_reaches_below_0_where_values_do(measured):
     assert ax.get_ylim()[0] <= -3.5
 
 
+def test_a_logarithmic_axis_of_sizes_counts_kibibytes(measured):
+    found = measured()
+    origin = Provenance("computed", "planted")
+    for point, kib in zip(found.points, (2, 20, 300, 4000), strict=True):
+        size = 1024.0 * kib
+        point.metrics["size"] = Measurement(size, "bytes", size, size, 1, origin)
+    chart = Chart("size (KiB)", ("size",), is_log=True)
+    (drawn,) = Panel(found, "Sizes", charts=[chart]).spec["charts"]
+    assert [tick["label"] for tick in drawn["ticks"]] == ["1", "10", "100", "1000", "10000"]
+    assert [10 ** tick["at"] for tick in drawn["ticks"]] == pytest.approx(
+        [1024 * 10**power for power in range(5)]
+    )
+    assert 10 ** drawn["low"] <= 2 * 1024
+    assert 10 ** drawn["high"] >= 4000 * 1024
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, found, chart)
+    assert 4000 < ax.get_ylim()[1] < 10_000
+
+
 def test_a_surface_has_the_colour_of_the_class_that_is_likely(make_runner):
     (ax,) = plots.new_axes()
     probabilities = np.zeros((4, 4, 3))

@@ -158,7 +158,7 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
         rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
         ends = _finite_ends(measured) + ([chart.rule[0]] if chart.rule else [])
         _, step = axis_unit(measured[0].unit)
-        scale = _log_axis(ends) if chart.is_log else _axis(ends, step, chart.starts_at)
+        scale = _log_axis(ends, step) if chart.is_log else _axis(ends, step, chart.starts_at)
         found.append({"title": chart.heading, "isLog": chart.is_log, "rule": rule, **scale})
         found[-1]["lines"] = lines
     return found
@@ -181,15 +181,16 @@ def _axis(ends: Sequence[float], step: int, starts_at: float) -> dict[str, Any]:
     }
 
 
-def _log_axis(ends: Sequence[float]) -> dict[str, Any]:
-    """Return the scale of a chart in powers of ten, that all values stand on."""
-    low = math.floor(math.log10(min(end for end in ends if end > 0)))
-    high = math.ceil(math.log10(max(ends)))
+def _log_axis(ends: Sequence[float], step: int) -> dict[str, Any]:
+    """Return the scale of a chart in powers of ten of its steps, that all values stand on."""
+    low = math.floor(math.log10(min(end for end in ends if end > 0) / step))
+    high = math.ceil(math.log10(max(ends) / step))
     ticks = range(low, max(high, low + 1) + 1)
+    shift = math.log10(step)
     return {
-        "low": ticks[0],
-        "high": ticks[-1],
-        "ticks": [{"at": tick, "label": f"{10.0**tick:g}"} for tick in ticks],
+        "low": ticks[0] + shift,
+        "high": ticks[-1] + shift,
+        "ticks": [{"at": tick + shift, "label": f"{10.0**tick:g}"} for tick in ticks],
     }
 
 

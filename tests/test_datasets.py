@@ -11,7 +11,7 @@ from course_utils import datasets, verified
 from course_utils.datasets import Split
 
 DATA = Path(__file__).parent.parent / "data"
-FOLDERS = ("fashion", "checkpoints", "encoder", "glosses", "recorded")
+FOLDERS = ("fashion", "answers", "checkpoints", "encoder", "glosses", "recorded")
 SIZES = {"train": 12_000, "calibration": 1_000, "test": 10_000}
 
 

@@ -31,11 +31,21 @@ def count_of_resnet(width: int, classes: int) -> int:
     return stem + sum(count_of_block(*channels) for channels in blocks) + head
 
 
+def count_of_ds_cnn(width: int, classes: int) -> int:
+    """A 5x5 stem; six times nine weights a channel, then a mix of channels; a norm after each."""
+    wider = 3 * width // 2
+    pairs = [(width, width)] * 3 + [(width, wider), (wider, wider), (wider, 2 * width)]
+    blocks = sum(9 * a + 2 * a + a * b + 2 * b for a, b in pairs)
+    return 25 * width + 2 * width + blocks + 2 * width * classes + classes
+
+
 COUNTS = {
     "resnet8_w32_fashion": count_of_resnet(32, 10),
     "resnet8_w16_fashion": count_of_resnet(16, 10),
     "lenet_300_100_fashion": (784 + 1) * 300 + (300 + 1) * 100 + (100 + 1) * 10,
     "mlp_1024_fashion": (784 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * 10,
+    "resnet8_w64_fashion": count_of_resnet(64, 10),
+    "ds_cnn_w40_fashion": count_of_ds_cnn(40, 10),
 }
 
 
@@ -107,7 +117,11 @@ def thousand():
     return datasets.load_fashion().test.first(1000)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+OF_STUDENTS = "ds_cnn_w40_fashion"  # its checkpoints are those of students, in files of their own
+TRAINED = [name for name in ARCHITECTURES if name != OF_STUDENTS]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_checkpoint_is_as_accurate_as_it_says(name, thousand):
     model = models.load_pretrained(name)
     assert not model.training
@@ -117,10 +131,10 @@ def test_a_checkpoint_is_as_accurate_as_it_says(name, thousand):
     assert share == pytest.approx(float(metadata_of(name)["test_accuracy"]), abs=0.025)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_checkpoint_says_how_it_was_made(name):
     metadata = metadata_of(name)
-    assert metadata.keys() == {"recipe", "test_accuracy", "torch"}
+    assert metadata.keys() >= {"recipe", "test_accuracy", "torch"}
     recipe = training.Recipe(**json.loads(metadata["recipe"]))
     assert recipe.epochs > 0
 
@@ -144,7 +158,7 @@ def test_a_checkpoint_may_have_another_name_than_its_architecture():
 # Notes in a file
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_is_told_of_a_training_is_what_the_file_says(name):
     assert models.describe_training(name) == metadata_of(name)
 

@@ -122,6 +122,10 @@ def test_a_panel_shows_the_seeds(measured):
     assert cards["mean accuracy"].value == "70.0 %"
     assert cards["mean accuracy"].note == "3 seeds: 66.67, 70.00, 73.33"
     assert cards["doubled"].note == "coat"
+    panel.measure_again()
+    assert "mean accuracy 70.0 % (before 70.0 %)" in panel.again["text"]
+    assert "doubled" not in panel.again["text"]  # it is computed
+    assert set(panel.again["values"]) == {"mean accuracy"}
 
 
 # An axis that does not begin at 0

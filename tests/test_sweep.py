@@ -257,7 +257,7 @@ def test_a_lab_can_have_metrics_of_its_own_that_are_kept(measure, log):
         assert (depth.value, depth.unit, depth.count) == (bits, "m", 5)
         assert (depth.low, depth.high) == (bits - 0.5, bits + 0.5)
         assert depth.note == f"of {point.setting['scheme']}"
-        assert depth.provenance == point.accuracy.provenance
+        assert depth.provenance == HERE  # computed: it stays so
     assert list(first.points[0].metrics)[-1] == "depth"
 
 

@@ -120,8 +120,8 @@ function lineChart(chart, spec, value, guess) {
   let fresh = [];
   function freshMarks({ index, values }) {
     fresh.forEach((made) => made.remove());
-    fresh = index === undefined ? [] : chart.lines.map(({ metric }) =>
-      mark(index, values[metric], "im-fresh", "measured again"));
+    const measured = index === undefined ? [] : chart.lines.filter(({ metric }) => metric in values);
+    fresh = measured.map(({ metric }) => mark(index, values[metric], "im-fresh", "measured again"));
   }
   function set(chosen, index) {
     cursor.setAttribute("x1", px(chosen[0]));

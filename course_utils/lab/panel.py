@@ -165,7 +165,12 @@ class Panel(anywidget.AnyWidget):
             before = self._sweep.point(**self.setting)
             self.again = {"busy": True, "text": f"Measuring {describe_setting(before.setting)} …"}
             now = self._sweep.measure_again(**before.setting)
-            shown = [metric for chart in self._charts for metric in chart.metrics]
+            shown = [
+                metric
+                for chart in self._charts
+                for metric in chart.metrics
+                if now.metrics[metric].provenance.kind == "measured"  # not recorded, nor computed
+            ]
             values = ", ".join(
                 f"{metric} {format_value(now.metrics[metric])} (before"
                 f" {format_value(before.metrics[metric])})"
@@ -176,7 +181,7 @@ class Panel(anywidget.AnyWidget):
                     f", {now.speed.describe_speed()} beside"
                     f" {describe_setting(self._sweep.against)}, timed in turns just now"
                 )
-            when = now.metrics[shown[0]].provenance.when[-5:]
+            when = next(iter(now.metrics.values())).provenance.when[-5:]
             self._say(
                 f"Measured again at {when}, {describe_setting(now.setting)}: {values}.",
                 values={metric: now.metrics[metric].value for metric in shown},

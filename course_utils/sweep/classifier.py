@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from course_utils.datasets import Split
 from course_utils.measure import (
     Measurement,
+    Provenance,
     compare_accuracy,
     compare_speed,
     find_right,
@@ -141,17 +142,31 @@ class Classification(Experiment):
             "speed": compare_speed(found.times_ms, baseline.times_ms, measured),
             "size": Measurement(size, "bytes", size, size, 1, measured),
             **{
-                name: Measurement(**fields, provenance=measured)
+                name: recall_plainly(fields, measured)
                 for name, fields in found.facts["more"].items()
             },
         }
 
 
 def describe_plainly(found: Measurement) -> dict[str, Any]:
-    """Return a measurement as plain values, without its origin."""
-    return {
-        name: getattr(found, name) for name in ("value", "unit", "low", "high", "count", "note")
-    }
+    """Return a measurement as plain values; with its origin, unless it was measured here."""
+    names = ("value", "unit", "low", "high", "count", "note")
+    described = {name: getattr(found, name) for name in names}
+    if found.provenance.kind != "measured":
+        described["provenance"] = asdict(found.provenance)
+    return described
+
+
+def recall_plainly(described: Mapping[str, Any], measured: Provenance) -> Measurement:
+    """Return the measurement that ``describe_plainly`` described.
+
+    Args:
+        described: Its plain values.
+        measured: Where and when, if it was measured here.
+    """
+    origin = described.get("provenance")
+    provenance = Provenance(**origin) if origin else measured
+    return Measurement(**{**described, "provenance": provenance})
 
 
 def _unpack(facts: Mapping[str, Any]) -> np.ndarray:

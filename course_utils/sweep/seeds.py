@@ -9,7 +9,7 @@ import numpy as np
 from course_utils.datasets import Split
 from course_utils.measure import Measurement, find_right, summarize_seeds
 from course_utils.runtimes.runner import Runner
-from course_utils.sweep.classifier import describe_plainly
+from course_utils.sweep.classifier import describe_plainly, recall_plainly
 from course_utils.sweep.experiment import Experiment, Finding, Setting
 from course_utils.sweep.sweep import Sweep, run
 
@@ -102,7 +102,7 @@ class OverSeeds(Experiment):
         return {
             "mean accuracy": replace(summarize_seeds(rights), provenance=found.measured),
             **{
-                name: Measurement(**fields, provenance=found.measured)
+                name: recall_plainly(fields, found.measured)
                 for name, fields in found.facts["more"].items()
             },
         }

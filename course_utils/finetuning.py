@@ -21,7 +21,7 @@ from course_utils.mixed_precision import autocast
 from course_utils.training import (
     DivergedError,
     describe_architecture,
-    read_state,
+    resume,
     write_state,
 )
 
@@ -95,7 +95,6 @@ def finetune(
     )
     parts: dict[str, Any] = {"model": both, "optimizer": optimizer, "schedule": schedule}
     origin: dict[str, Any] = {}
-    done = 0
     if state_file is not None:
         origin = {
             "architecture": describe_architecture(both),
@@ -104,11 +103,7 @@ def finetune(
             "precision": precision,
             "aim": aim,
         }
-        if state_file.exists():
-            state = read_state(state_file, origin)
-            done = state["epoch"]
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
+    done = resume(state_file, origin, parts)
 
     for epoch in range(done + 1, recipe.epochs + 1):
         good = copy.deepcopy(model.state_dict())

@@ -145,7 +145,6 @@ def train(
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"scaler": scaler} if scaler else {}
     origin: dict[str, Any] = {}
-    done = 0
     if state_file is not None:
         origin = {
             "architecture": describe_architecture(model),
@@ -154,11 +153,7 @@ def train(
             "precision": precision,
             "aim": aim,
         }
-    if state_file is not None and state_file.exists():
-        state = read_state(state_file, origin)
-        done = state["epoch"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    done = resume(state_file, origin, parts)
 
     for epoch in range(done + 1, recipe.epochs + 1):
         good = copy.deepcopy(model.state_dict())
@@ -232,7 +227,26 @@ def describe_architecture(model: nn.Module) -> str:
     return f"{type(model).__name__} of {count:,} parameters{rounded} ({digest})"
 
 
-def read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
+def resume(file: Path | None, origin: Mapping[str, object], parts: Mapping[str, Any]) -> int:
+    """Bring the parts of a training to where it broke off; return how many epochs are done.
+
+    Args:
+        file: Its state; None, or not there: it starts from the beginning.
+        origin: What the state must be of, in words.
+        parts: What has a ``load_state_dict``, by the names in the file.
+
+    Raises:
+        ValueError: The state is of something else, or damaged.
+    """
+    if file is None or not file.exists():
+        return 0
+    state = _read_state(file, origin)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["epoch"])
+
+
+def _read_state(file: Path, origin: Mapping[str, object]) -> dict[str, Any]:
     """Return a state of training, if it is one of this model, these images and this recipe."""
     cure = f"Remove {file}, or name another file, to start from the beginning."
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 GREY = "#999999"  # of bars that are no curve's
 MOST_LETTERS = 24  # of all names under an axis, before they are turned
+MOST_LINES = 8  # of a metric on a chart; of more choices only those near one of them are drawn
 # Okabe & Ito's palette, with a dash and a marker each, so that colour is never the only cue.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
     {"color": "#009E73", "linestyle": ":", "marker": "^"},
     {"color": "#CC79A7", "linestyle": "-.", "marker": "D"},
+)
+# No two agree in their marker, nor in both colour and dash.
+MANY_STYLES: tuple[dict[str, Any], ...] = tuple(
+    {**STYLES[n % 4], "linestyle": STYLES[(n + n // 4) % 4]["linestyle"], "marker": marker}
+    for n, marker in enumerate("os^Dv<>Px")
 )
 
 
@@ -69,17 +76,27 @@ def axis_unit(unit: str) -> tuple[str, int]:
 
 
 def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
-    """Draw metrics with their spread over the first knob, a line for each of the other choices."""
+    """Draw metrics with their spread over the first knob, a line for each of the other choices.
+
+    If there are many choices, the lines differ from the baseline's in the second knob alone; the
+    title says what the other knobs are then.
+    """
     knob, *others = sweep.knobs
     values = sweep.knobs[knob]
     places = np.arange(len(values))
     _, step = axis_unit(sweep.points[0].metrics[chart.metrics[0]].unit)
-    choices = itertools.product(*(sweep.knobs[other] for other in others))
-    for choice, style in zip(choices, itertools.cycle(STYLES)):
+    choices = list(itertools.product(*(sweep.knobs[other] for other in others)))
+    held, styles = [], STYLES
+    if is_crowded(sweep):
+        choices, held, styles = _choices_near(sweep), others[1:], MANY_STYLES
+    for choice, style in zip(choices, itertools.cycle(styles)):
         settings = [{knob: value, **dict(zip(others, choice, strict=True))} for value in values]
-        for number, metric in enumerate(chart.metrics):
-            found = [sweep.point(**setting).metrics[metric] for setting in settings]
-            look = {**style, "label": ", ".join(map(str, choice)) if number == 0 else None}
+        points = [sweep.point(**setting) for setting in settings]
+        lines = {metric: [point.metrics[metric] for point in points] for metric in chart.metrics}
+        label = [str(value) for value in choice[: len(others) - len(held)]]
+        label += [f"no {one}" for one in lines if all(np.isnan(m.value) for m in lines[one])]
+        for number, found in enumerate(lines.values()):
+            look = {**style, "label": ", ".join(label) if number == 0 else None}
             if len(chart.metrics) > 1:  # then the dash tells the metric, not the choice
                 look["linestyle"] = STYLES[number]["linestyle"]
             ax.plot(places, [m.value / step for m in found], markersize=4, **look)
@@ -91,20 +108,37 @@ def plot_chart(ax: Axes, sweep: Sweep, chart: Chart) -> Axes:
     ax.set_xlabel(knob)
     ax.set_ylabel(chart.heading)
     if chart.is_log:
-        top = max(m.value for p in sweep.points for m in map(p.metrics.get, chart.metrics) if m)
-        ax.set(yscale="log", ylim=(None, 2 * top / step))
+        top = np.nanmax([line.get_ydata() for line in ax.lines])
+        ax.set(yscale="log", ylim=(None, 2 * top))
     elif chart.starts_at or ax.dataLim.y0 >= 0:
         ax.set_ylim(bottom=chart.starts_at)
     if chart.rule:
         ax.axhline(chart.rule[0], color="#000000", linewidth=0.8, linestyle=(0, (4, 2)))
         ax.text(0, chart.rule[0], chart.rule[1], va="bottom", fontsize="small")
+    title = [", ".join(f"{other}: {sweep.against[other]}" for other in held)] * bool(held)
     if len(chart.metrics) > 1:
         words = ("solid", "dashed", "dotted", "dash-dotted")
-        told = [f"{metric} {word}" for metric, word in zip(chart.metrics, words, strict=False)]
-        ax.set_title(", ".join(told), fontsize="small")
+        dashes = [f"{metric} {word}" for metric, word in zip(chart.metrics, words, strict=False)]
+        title.append(", ".join(dashes))
+    if title:
+        ax.set_title("\n".join(title), fontsize="small")
     if others:
         ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def is_crowded(sweep: Sweep) -> bool:
+    """Return whether there are too many choices of the other knobs to draw a line for each."""
+    _, *others = sweep.knobs.values()
+    return math.prod(map(len, others)) > MOST_LINES
+
+
+def _choices_near(sweep: Sweep) -> list[tuple[Any, ...]]:
+    """Return the baseline's choice and those that differ from it in the second knob alone."""
+    _, second, *held = sweep.knobs
+    values, own = sweep.knobs[second], sweep.against[second]
+    drawn = [own, *[value for value in values if value != own][:MOST_LINES]]
+    return [(v, *(sweep.against[one] for one in held)) for v in values if v in drawn]
 
 
 def plot_lines(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> Axes:
@@ -160,7 +194,10 @@ def plot_histogram(ax: Axes, histogram: Histogram) -> Axes:
 
 
 def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Detail | None) -> Figure:
-    """Return a panel's curves as one figure, beside one of its pictures, if it has any."""
+    """Return a panel's curves as one figure, beside one of its pictures, if it has any.
+
+    If there are many lines, they are named once, below all charts.
+    """
     count = len(charts) + bool(detail)
     axes = new_axes(count, width=10 if count > 2 else 7)
     for ax, chart in zip(axes, charts, strict=False):
@@ -169,6 +206,12 @@ def draw_panel(sweep: Sweep, charts: Sequence[Chart], detail: Detail | None) -> 
         detail.draw(axes[-1])
     figure = axes[0].figure
     assert isinstance(figure, Figure)
+    if is_crowded(sweep):
+        for legend in filter(None, (ax.get_legend() for ax in axes[: len(charts)])):
+            legend.remove()
+        lines = axes[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+        figure.set_figheight(figure.get_figheight() + 0.5)
     return figure
 
 

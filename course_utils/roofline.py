@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -27,10 +27,14 @@ from course_utils.measure.timing_lock import timing_lock
 from course_utils.measure.turns import Round, Run, stack_rounds, time_rounds
 from course_utils.runtimes.export import open_session
 
-Kind = Literal["fp32", "int8"]
+Kind = Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"]
 Level = Literal["memory", "large cache", "small cache"]
 
-UNITS: dict[Kind, str] = {"fp32": "GFLOP/s", "int8": "GOP/s"}
+UNITS: dict[Kind, str] = {
+    "fp32": "GFLOP/s", "tf32": "GFLOP/s", "bf16": "GFLOP/s", "fp16": "GFLOP/s", "int8": "GOP/s",
+    "fp8": "GFLOP/s",
+}  # fmt: skip
+RUNTIME_KINDS: tuple[Kind, ...] = ("fp32", "int8")  # what ONNX Runtime multiplies here
 # Input and weights, large enough to reach the peak, short enough that few are interrupted.
 PRODUCTS = {
     "a product of 256×256 matrices": ((256, 256), (256, 256)),
@@ -121,7 +125,7 @@ def measure_roofline(threads: int = 1) -> Roofline:
         raise ValueError(f"{threads} threads can compute nothing; give 1 or more.")
     with timing_lock():
         meter = LoadMeter()
-        products = {kind: _time_products(kind, threads) for kind in get_args(Kind)}
+        products = {kind: _time_products(kind, threads) for kind in RUNTIME_KINDS}
         arrays = {
             level: _time_arrays(size_bytes, threads)
             for level, size_bytes in level_bytes(threads).items()

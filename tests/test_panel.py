@@ -138,9 +138,16 @@ def test_the_page_gets_the_knobs(panel):
             "name": "bits",
             "values": ["2", "4", "8"],
             "shown": ["2 bits", "4 bits", "8 bits"],
+            "isMenu": False,
             "isChoice": False,
         },
-        {"name": "scheme", "values": SCHEMES, "shown": SCHEMES, "isChoice": True},
+        {
+            "name": "scheme",
+            "values": SCHEMES,
+            "shown": SCHEMES,
+            "isMenu": False,
+            "isChoice": True,
+        },
     ]
 
 

@@ -38,7 +38,8 @@ function frame(title, height, x, y, left = LEFT, right = RIGHT) {
 const cross = (x, y, style) => make("path", { d: `M${x - 6},${y}h12M${x},${y - 6}v12`, class: style });
 
 // Metrics over the first knob: one line for each, and for each choice of the other knobs; the
-// chosen one is bold. `value(point, column, end)` is a number: end 0 its value, 1 and 2 its spread.
+// chosen one is bold. `value(point, column, end)` is a number: end 0 its value, 1 and 2 its spread;
+// NaN where there is none.
 function lineChart(chart, spec, value, guess) {
   const [count, ...others] = spec.knobs.map((knob) => knob.values.length);
   const choices = others.reduce((a, b) => a * b, 1);
@@ -69,25 +70,38 @@ function lineChart(chart, spec, value, guess) {
     }
     return names;
   }
+  function near(choice) { // those that are drawn with it, if there are many: it is the last then
+    if (!spec.isCrowded) return [...Array(choices).keys()];
+    const found = [];
+    for (let k = others.length - 1, step = 1; k >= 0; step *= others[k], k--) {
+      const own = Math.floor(choice / step) % others[k];
+      for (let n = 0; n < others[k]; n++) if (n !== own) found.push(choice + (n - own) * step);
+    }
+    return [...found, choice];
+  }
+  function drawLine(choice, { column, style, label }) {
+    const number = (i, end) => {
+      const [whole, spread] = [0, end].map((which) => value(i * choices + choice, column, which));
+      return Number.isFinite(spread) ? spread : whole; // an end that is not known is not drawn
+    };
+    const at = (end) => (i) => `${px(i).toFixed(1)},${place(number(i, end)).toFixed(1)}`;
+    const runs = []; // of points without a gap
+    for (const i of points.filter((i) => !Number.isNaN(number(i, 0))))
+      if (runs.at(-1)?.at(-1) === i - 1) runs.at(-1).push(i);
+      else runs.push([i]);
+    const band = runs.map((run) => `M${[...run.map(at(1)), ...run.map(at(2)).reverse()].join("L")}Z`);
+    const dash = (run) => (run.length === 1 && count > 1 ? "m-3,0h6" : ""); // a point alone is seen
+    const line = runs.map((run) => `M${run.map(at(0)).join("L")}${dash(run)}`);
+    return make("g", { class: `im-${style}` }, make("title", {}, [label, ...namesOf(choice)].filter(Boolean).join(", ")),
+      make("path", { d: band.join(""), class: "im-band" }),
+      make("path", { d: line.join(""), class: "im-line" }));
+  }
   const lines = chart.lines.map(({ column, style, label }) => {
-    const groups = [...Array(choices).keys()].map((choice) => {
-      const number = (i, end) => {
-        const [whole, spread] = [0, end].map((which) => value(i * choices + choice, column, which));
-        return Number.isFinite(spread) ? spread : whole; // an end that is not known is not drawn
-      };
-      const at = (end) => (i) => `${px(i).toFixed(1)},${place(number(i, end)).toFixed(1)}`;
-      const band = [...points.map(at(1)), ...points.map(at(2)).reverse()];
-      const group = make("g", { class: `im-${style}` }, make("title", {}, [label, ...namesOf(choice)].filter(Boolean).join(", ")),
-        make("path", { d: `M${band.join("L")}Z`, class: "im-band" }),
-        make("path", { d: `M${points.map(at(0)).join("L")}`, class: "im-line" }));
-      svg.append(group);
-      return group;
-    });
     const name = make("text", { x: W - right + KEY + 2 }, label);
     const sign = label ? SHAPES[style]() : make("path"); // two lines may end at the same place
     sign.setAttribute("class", `im-${style}`);
     svg.append(sign, name);
-    return { column, style, groups, name, sign };
+    return { column, style, label, groups: new Map(), drawn: [], name, sign }; // made when first seen
   });
   if (chart.rule) svg.append(nameOfRule());
   const dots = lines.map(({ style }) => {
@@ -123,18 +137,37 @@ function lineChart(chart, spec, value, guess) {
     const measured = index === undefined ? [] : chart.lines.filter(({ metric }) => metric in values);
     fresh = measured.map(({ metric }) => mark(index, values[metric], "im-fresh", "measured again"));
   }
+  let bold = -1;
   function set(chosen, index) {
     cursor.setAttribute("x1", px(chosen[0]));
     cursor.setAttribute("x2", px(chosen[0]));
-    lines.forEach(({ column, groups }, n) => {
-      const y = place(value(index, column, 0));
-      dots[n].setAttribute("transform", `translate(${px(chosen[0])},${y})`);
-      groups.forEach((group, choice) => group.classList.toggle("im-faint", choice !== index % choices));
+    lines.forEach(({ column }, n) => {
+      const number = value(index, column, 0);
+      dots[n].setAttribute("visibility", Number.isNaN(number) ? "hidden" : "visible");
+      if (!Number.isNaN(number)) dots[n].setAttribute("transform", `translate(${px(chosen[0])},${place(number)})`);
     });
-    const last = (count - 1) * choices + (index % choices);
+    if (index % choices !== bold) setBold((bold = index % choices));
+  }
+  function setBold(chosen) {
+    for (const line of lines) {
+      line.drawn.forEach((group) => group.remove());
+      line.drawn = near(chosen).map((choice) => {
+        if (!line.groups.has(choice)) line.groups.set(choice, drawLine(choice, line));
+        const group = line.groups.get(choice);
+        group.classList.toggle("im-faint", choice !== chosen);
+        return group;
+      });
+      line.sign.before(...line.drawn);
+    }
+    const ends = lines.map((line) => {
+      const numbers = points.map((i) => value(i * choices + chosen, line.column, 0));
+      return { ...line, end: numbers.findLast((number) => !Number.isNaN(number)) };
+    });
     let above = y0 + 12; // names stand at the ends of their lines, the lowest first, none on another
-    for (const { column, name, sign } of [...lines].sort((a, b) => value(last, a.column, 0) - value(last, b.column, 0))) {
-      above = Math.min(place(value(last, column, 0)) + 4, above - 11);
+    for (const { end, name, sign } of ends.sort((a, b) => a.end - b.end)) {
+      for (const node of [name, sign]) node.setAttribute("visibility", end === undefined ? "hidden" : "visible");
+      if (end === undefined) continue;
+      above = Math.min(place(end) + 4, above - 11);
       name.setAttribute("y", above);
       sign.setAttribute("transform", `translate(${W - right + 7},${above - 4}) scale(0.7)`);
     }

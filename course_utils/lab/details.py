@@ -1,7 +1,7 @@
 """The picture beside the curves of a panel, one for each point: a histogram, or named bars.
 
 A panel's pictures are of one kind. What changes from point to point is a row of numbers each,
-drawn by the page; what they share is described once.
+drawn by the page; what they share is described once. Further kinds: ``roof`` and ``cells``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Detail(ABC):
 
     @abstractmethod
     def row(self) -> np.ndarray:
-        """Return the numbers that the page draws, as many at every point."""
+        """Return the numbers that the page draws; where there are fewer, NaN is put behind them."""
 
     @abstractmethod
     def shared(self, details: Sequence[Any]) -> dict[str, Any]:
@@ -176,6 +176,7 @@ class Bars(Detail):
         return {
             "kind": "bars",
             "names": [shorten(name) for name in names],
+            "words": [list(detail.words().items()) for detail in details],
             "high": float(ticks[-1]),
             "ticks": [{"at": float(tick), "label": f"{tick:g}"} for tick in ticks],
         }
@@ -201,7 +202,6 @@ def describe_details(details: Sequence[Detail]) -> dict[str, Any]:
         "titles": [detail.title for detail in details],
         "said": [tell_detail(detail) for detail in details],
         "axis": first.axis,
-        "words": [list(detail.words().items()) for detail in details],
         **first.shared(details),
     }
 

@@ -75,10 +75,10 @@ function render({ model, el }) {
     if (hasGuess(guess)) {
       const told = spec.predict.fields.map((field) => words(field, guess[field.name])).join(" and ");
       parts.push(make("p", { class: "im-outcome" },
-        `For ${spec.predict.setting} you predicted ${told}; measured: ${spec.predict.measured}.`));
+        `For ${spec.predict.setting} you predicted ${told}; ${spec.isMeasured ? "measured" : "computed"}: ${spec.predict.measured}.`));
     }
 
-    const readers = spec.knobs.map((knob, k) => (knob.isChoice ? choice : slider)(knob, k));
+    const readers = spec.knobs.map((knob, k) => (knob.isMenu ? menu : knob.isChoice ? choice : slider)(knob, k));
     parts.push(...readers.map((reader) => reader.node));
 
     const row = make("div", { class: "im-cards" });
@@ -94,7 +94,7 @@ function render({ model, el }) {
     const drawn = detail ? [make("div", { class: "im-column" }, ...curves), detail.svg] : curves;
     parts.push(row, make("div", { class: "im-charts" }, ...drawn));
     const used = spec.key.filter((sign) => hasGuess(guess) || !sign.startsWith("×"));
-    parts.push(make("p", { class: "im-note" }, used.join(" · ")));
+    if (used.length) parts.push(make("p", { class: "im-note" }, used.join(" · ")));
 
     const button = make("button", { type: "button", ...KEEP_KEYS }, "Measure this point again");
     const status = make("span", { role: "status" });
@@ -115,8 +115,8 @@ function render({ model, el }) {
       button.setAttribute("aria-disabled", busy ? "true" : "false");
       charts.forEach((chart) => chart.freshMarks(model.get("again")));
     };
-    parts.push(make("div", { class: "im-buttons" }, button, status), spoken, table(), detail?.table ?? "",
-      make("p", { class: "im-note" }, spec.provenance));
+    if (spec.isMeasured) parts.push(make("div", { class: "im-buttons" }, button, status));
+    parts.push(spoken, table(), detail?.table ?? "", make("p", { class: "im-note" }, spec.provenance));
     body.replaceChildren(...parts);
 
     let speaking;
@@ -172,12 +172,20 @@ function render({ model, el }) {
     return { set: (value) => (inputs[value].checked = true), node };
   }
 
+  function menu(knob, k) {
+    const options = knob.shown.map((value) => make("option", {}, value));
+    const select = make("select", { id: `${id}-knob-${k}`, ...KEEP_KEYS }, ...options);
+    select.addEventListener("input", () => choose(k, select.selectedIndex));
+    const node = make("div", { class: "im-knob" }, make("label", { for: select.id }, knob.name), select);
+    return { set: (value) => (select.selectedIndex = value), node };
+  }
+
   function table() {
-    const row = (cells, tag) => make("tr", {}, ...cells.map((cell) => make(tag, tag === "th" ? { scope: "col" } : {}, cell)));
-    return make("details", { class: "im-table" },
-      make("summary", { ...KEEP_KEYS }, "All points as a table"),
-      make("table", {}, make("thead", {}, row(spec.head, "th")),
-        make("tbody", {}, ...spec.rows.map((cells) => row(cells, "td")))));
+    const rows = make("tbody");
+    const details = tableOf("All points as a table", spec.head, rows);
+    const fill = () => rows.append(...spec.rows.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)))));
+    details.addEventListener("toggle", fill, { once: true }); // not before: there may be hundreds
+    return details;
   }
 
   const heard = [];

@@ -1,4 +1,4 @@
-"""The panel of a lab: drag a knob over measured points; see what each of them costs and gives.
+"""The panel of a lab: drag a knob over the points of a sweep; see what each costs and gives.
 
 The page gets all points at once and looks them up itself, so a drag needs no kernel. What it
 writes comes from ``readouts``, so that a panel driven from Python says what the page says.
@@ -7,8 +7,9 @@ writes comes from ``readouts``, so that a panel driven from Python says what the
 from __future__ import annotations
 
 import base64
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from IPython import get_ipython
 from course_utils import plots, progress
 from course_utils.lab import page
 from course_utils.lab.details import Detail, tell_detail
-from course_utils.lab.readouts import Card, describe_setting, format_value, make_cards
-from course_utils.lab.spec import Chart, make_chart, make_spec, pack_numbers
+from course_utils.lab.readouts import Card, describe_setting, format_value
+from course_utils.lab.spec import Chart, make_chart, make_spec, pack_numbers, tell_cards
 
 if TYPE_CHECKING:
     from course_utils.sweep import Sweep
@@ -29,7 +30,7 @@ METRICS = ("accuracy", "latency")
 
 
 class Panel(anywidget.AnyWidget):
-    """Sliders and choices over the points of a sweep, with the measured curves.
+    """Sliders, choices and menus over the points of a sweep, with its curves.
 
     Set it from Python with ``choose``; read it with ``setting`` and ``cards``.
     """
@@ -54,11 +55,12 @@ class Panel(anywidget.AnyWidget):
         ask: Sequence[str] | None = None,
         detail: Callable[..., Detail] | None = None,
         readout: Callable[..., Card] | None = None,
+        menus: Collection[str] = (),
     ) -> None:
         """Show a sweep.
 
         Args:
-            sweep: What was measured.
+            sweep: What was measured, or computed.
             name: Heading of the panel; predictions are kept under it.
             charts: A metric each, or several on one ``Chart``.
             predict: A setting about which the learner makes a guess before the curves are shown;
@@ -66,10 +68,11 @@ class Panel(anywidget.AnyWidget):
             ask: Which metrics to guess; None: those of all charts.
             detail: Takes a setting's values by name and returns its picture.
             readout: Takes them and returns one card more, of the same title for all settings.
+            menus: Knobs whose values stand in a menu, instead of on a slider or beside each other.
 
         Raises:
             ValueError: ``predict`` is not a setting of the sweep, or the sweep lacks a metric that
-                is to be drawn or guessed.
+                is to be drawn or guessed, or a knob that is to be a menu.
         """
         self._sweep = sweep
         self._name = name
@@ -77,11 +80,7 @@ class Panel(anywidget.AnyWidget):
         shown = [metric for chart in self._charts for metric in chart.metrics]
         if ask is not None and (not ask or not set(ask) <= set(shown)):
             raise ValueError(f"A guess can be about {' or '.join(shown)}, not about {ask}.")
-        experiment = sweep.experiment
-        self._cards = [
-            make_cards(point, sweep.baseline, experiment.titles, experiment.counted)
-            for point in sweep.points
-        ]
+        self._cards = tell_cards(sweep)
         if readout:
             for cards, point in zip(self._cards, sweep.points, strict=True):
                 cards.append(readout(**point.setting))
@@ -95,7 +94,14 @@ class Panel(anywidget.AnyWidget):
             earlier = None  # made when the panel asked for something else
         super().__init__(
             spec=make_spec(
-                name, sweep, self._charts, self._cards, self._details, self._predict, self._asked
+                name,
+                sweep,
+                self._charts,
+                self._cards,
+                self._details,
+                self._predict,
+                self._asked,
+                menus,
             ),
             numbers=pack_numbers(sweep, self._charts, self._details),
             chosen=self._indices(sweep.against),
@@ -151,11 +157,21 @@ class Panel(anywidget.AnyWidget):
                 format_value(replace(point.metrics[metric], value=self.guess[metric]))
                 for metric in self._asked
             ),
-            found=" and ".join(format_value(point.metrics[metric]) for metric in self._asked),
+            found=" and ".join(format_value(point.metrics[metric]) for metric in self._asked)
+            + " (computed)" * (not self._sweep.experiment.is_measured),
         )
 
     def measure_again(self) -> None:
-        """Measure the chosen setting afresh and show it beside what was measured before."""
+        """Measure the chosen setting afresh and show it beside what was measured before.
+
+        Raises:
+            ValueError: The points were computed.
+        """
+        if not self._sweep.experiment.is_measured:
+            raise ValueError(
+                f"The points of “{self._name}” are computed, so there is nothing to measure again:"
+                " change what they are computed from, and make the panel anew."
+            )
         if self._cell.is_running():
             self._say("A cell is running; both would be timed. Press again when it is done.")
             return
@@ -170,6 +186,7 @@ class Panel(anywidget.AnyWidget):
                 for chart in self._charts
                 for metric in chart.metrics
                 if now.metrics[metric].provenance.kind == "measured"  # not recorded, nor computed
+                and not math.isnan(now.metrics[metric].value)
             ]
             values = ", ".join(
                 f"{metric} {format_value(now.metrics[metric])} (before"
@@ -201,12 +218,16 @@ class Panel(anywidget.AnyWidget):
         """Return the panel in one sentence."""
         extremes = []
         for metric in self._charts[0].metrics[:1] + self._charts[-1].metrics[-1:]:
-            by_value = sorted(self._sweep.points, key=lambda point: point.metrics[metric].value)
+            found = [p for p in self._sweep.points if not math.isnan(p.metrics[metric].value)]
+            by_value = sorted(found, key=lambda point: point.metrics[metric].value)
             low, high = (
                 f"{format_value(point.metrics[metric])} ({describe_setting(point.setting)})"
                 for point in (by_value[0], by_value[-1])
             )
             extremes.append(f"{metric} from {low} to {high}")
+            if len(found) < len(self._sweep.points):
+                absent = len(self._sweep.points) - len(found)
+                extremes[-1] += f", and none at {absent} of {len(self._sweep.points)} settings"
         picture = self._static_detail
         told = f"; {tell_detail(picture)}" if picture and picture.words() else ""
         return f"{self._name}: {', '.join(extremes)}{told}; {self._sweep.provenance}."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # a panel only shows: it needs the types of what was measured, not torch
     from course_utils.measure import Measurement
     from course_utils.sweep import Point
+
+
+MOST_DIGITS = 7  # behind the point
 
 
 class Card(NamedTuple):
@@ -44,6 +48,8 @@ def format_value(measurement: Measurement) -> str:
 
 def count_digits(value: float) -> int:
     """Return how many decimals a number is shown with: about three digits in all."""
+    if 0 < value < 0.01:
+        return min(1 - math.floor(math.log10(value)), MOST_DIGITS)  # two that are not 0
     return 3 if value < 0.1 else 2 if value < 10 else 1 if value < 1000 else 0
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from course_utils import plots
 from course_utils.lab.details import Detail, describe_details
 from course_utils.lab.readouts import (
     Card,
     count_digits,
     describe_setting,
     format_value,
+    make_cards,
 )
-from course_utils.plots import axis_unit
 
 if TYPE_CHECKING:
     from course_utils.measure import Measurement
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MOST_CHOICES = 4  # more words than these stand on a slider
 ENDS = ("value", "low", "high")
 STYLES = "abcd"  # of lines: colour, dash and marker
+NONE = "–"  # instead of a value that is not there
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,62 @@ def make_chart(metric: str | Chart, sweep: Sweep) -> Chart:
     """Return the chart of a metric, or the chart itself.
 
     Raises:
-        ValueError: The sweep has no such metric.
+        ValueError: The sweep has no such metric, or it has a value at no point.
     """
     names = (metric,) if isinstance(metric, str) else metric.metrics
     there = sweep.points[0].metrics
     missing = [name for name in names if name not in there]
     if missing or not 0 < len(names) <= len(STYLES):
         raise ValueError(f"A chart shows one to four of {list(there)}, not {list(names)}.")
+    for name in names:
+        if all(math.isnan(point.metrics[name].value) for point in sweep.points):
+            raise ValueError(f"No point has a value of {name}: leave it out of the charts.")
     if isinstance(metric, Chart):
         return metric
-    unit, _ = axis_unit(there[metric].unit)
+    unit, _ = plots.axis_unit(there[metric].unit)
     return Chart(f"{metric} ({unit})", (metric,))
+
+
+def tell_cards(sweep: Sweep) -> list[list[Card]]:
+    """Return the readouts of each point; where there is no value, the point's remark says why."""
+    experiment, baseline = sweep.experiment, sweep.baseline
+    cards_of_points = []
+    for point in sweep.points:
+        cards = make_cards(point, baseline, experiment.titles, experiment.counted)
+        absent = {experiment.titles.get(name, name) for name in _absent(point)}
+        cards_of_points.append(
+            [
+                card._replace(value=NONE, note=point.remark) if card.title in absent else card
+                for card in cards
+            ]
+        )
+    most = max(cards_of_points, key=len)
+    for cards, point in zip(cards_of_points, sweep.points, strict=True):
+        cards += [card._replace(value=NONE, note=point.remark) for card in most[len(cards) :]]
+    return cards_of_points
+
+
+def _absent(point: Point) -> list[str]:
+    """Return the metrics that have no value at a point."""
+    return [name for name, found in point.metrics.items() if math.isnan(found.value)]
 
 
 def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Detail]) -> bytes:
     """Return one float32 buffer: all curves, then all pictures; a row for each point.
 
     A curve's row holds value, low and high of each line of each chart, and a picture's what its
-    ``row`` returns.
+    ``row`` returns, with NaN behind it where the rows of other points are longer.
     """
     shown = [metric for chart in charts for metric in chart.metrics]
     curves = [
         [getattr(point.metrics[metric], end) for metric in shown for end in ENDS]
         for point in sweep.points
     ]
-    parts = [np.ravel(curves), *(detail.row() for detail in details)]
-    return np.concatenate(parts).astype(np.float32).tobytes()
+    rows = [detail.row() for detail in details]
+    pictures = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for place, row in enumerate(rows):
+        pictures[place, : len(row)] = row
+    return np.concatenate([np.ravel(curves), np.ravel(pictures)]).astype(np.float32).tobytes()
 
 
 def make_spec(
@@ -93,21 +125,36 @@ def make_spec(
     details: Sequence[Detail],
     predict: Point | None,
     asked: Sequence[str],
+    menus: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return the words and scales of a panel, ready for JSON."""
+    """Return the words and scales of a panel, ready for JSON.
+
+    Raises:
+        ValueError: What is to be guessed has no value, a menu is for no knob, or the pictures do
+            not fit each other.
+    """
     points = sweep.points
-    key = ["× your prediction", "+ measured again"] if predict else ["+ measured again"]
-    if len(sweep.knobs) > 1:
-        others = math.prod(len(values) for values in list(sweep.knobs.values())[1:]) - 1
-        key.append(f"pale: the other choice{'s' * (others > 1)}")
+    if not set(menus) <= set(sweep.knobs):
+        raise ValueError(f"A menu can be for one of {list(sweep.knobs)}, not for {list(menus)}.")
+    _, *others = sweep.knobs.values()
+    is_crowded = plots.is_crowded(sweep)
+    is_measured = sweep.experiment.is_measured
+    key = ["× your prediction"] * bool(predict) + ["+ measured again"] * is_measured
+    if is_crowded:
+        key.append("pale: choices that differ from the bold one in one thing")
+    elif others:
+        key.append(f"pale: the other choice{'s' * (math.prod(map(len, others)) > 2)}")
     key += dict.fromkeys(sign for detail in details for sign in detail.key())
     return {
         "name": name,
+        "isMeasured": is_measured,
+        "isCrowded": is_crowded,
         "knobs": [
             {
                 "name": knob,
                 "values": [str(value) for value in values],
                 "shown": [describe_setting({knob: value}) for value in values],
+                "isMenu": knob in menus,
                 "isChoice": len(values) <= MOST_CHOICES
                 and all(isinstance(value, str) for value in values),
             }
@@ -136,8 +183,10 @@ def _tell_baseline(sweep: Sweep) -> str:
 
 
 def _said(point: Point, cards: Sequence[Card]) -> str:
-    values = ", ".join(f"{card.title} {card.value}" for card in cards)
-    return f"{describe_setting(point.setting)}: {values}"
+    values = [card.value if card.value != NONE else "none" for card in cards]  # a dash is not heard
+    told = ", ".join(f"{card.title} {value}" for card, value in zip(cards, values, strict=True))
+    why = f"; {point.remark}" if "none" in values and point.remark else ""
+    return f"{describe_setting(point.setting)}: {told}{why}"
 
 
 def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, Any]]:
@@ -157,7 +206,7 @@ def _describe_charts(charts: Sequence[Chart], sweep: Sweep) -> list[dict[str, An
         measured = [point.metrics[metric] for point in sweep.points for metric in chart.metrics]
         rule = chart.rule and {"at": chart.rule[0], "label": chart.rule[1]}
         ends = _finite_ends(measured) + ([chart.rule[0]] if chart.rule else [])
-        _, step = axis_unit(measured[0].unit)
+        _, step = plots.axis_unit(measured[0].unit)
         scale = _log_axis(ends, step) if chart.is_log else _axis(ends, step, chart.starts_at)
         found.append({"title": chart.heading, "isLog": chart.is_log, "rule": rule, **scale})
         found[-1]["lines"] = lines
@@ -201,6 +250,12 @@ def _finite_ends(measurements: Sequence[Measurement]) -> list[float]:
 
 def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
     known = sweep.point(**sweep.experiment.baseline_of(predict.setting, sweep.against))
+    for point in (predict, known):
+        if absent := set(asked) & set(_absent(point)):
+            raise ValueError(
+                f"{describe_setting(point.setting)} has no {' and no '.join(absent)}: let the"
+                " learner predict something else."
+            )
     return {
         "point": sweep.points.index(predict),
         "setting": describe_setting(predict.setting),
@@ -221,7 +276,7 @@ def _field(sweep: Sweep, metric: str) -> dict[str, Any]:
     """Return the scale on which a guess is made."""
     baseline = sweep.baseline.metrics[metric]
     most = 2 * baseline.value
-    highest = max(point.metrics[metric].value for point in sweep.points)
+    highest = float(np.nanmax([point.metrics[metric].value for point in sweep.points]))
     if highest > most or most == 0:
         most = 1.25 * highest or 1.0
     if baseline.unit == "%":

@@ -25,11 +25,18 @@ from course_utils.measure.memory import (
     measure_memory,
 )
 from course_utils.measure.neighbours import noisy_neighbours
+from course_utils.measure.on_device import (
+    compare_on_device,
+    count_launches,
+    measure_copies,
+    measure_launches,
+    wait_for,
+)
 
 __all__ = [
-    "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_seeds",
-    "compare_speed",
-    "count_inference_bytes", "count_training_bytes", "find_right", "measure_accuracy",
-    "measure_memory", "measured_now", "noisy_neighbours", "run_stages", "summarize_accuracy",
-    "summarize_latency", "summarize_seeds",
+    "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_on_device",
+    "compare_seeds", "compare_speed", "count_inference_bytes", "count_launches",
+    "count_training_bytes", "find_right", "measure_accuracy", "measure_copies",
+    "measure_launches", "measure_memory", "measured_now", "noisy_neighbours", "run_stages",
+    "summarize_accuracy", "summarize_latency", "summarize_seeds", "wait_for",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from course_utils.devices import DeviceLostError, OutOfDeviceMemoryError
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
 from course_utils.measure.timing_lock import timing_lock
@@ -171,6 +172,8 @@ def compare(
                 break
             try:
                 turn = next(turns)
+            except (OutOfDeviceMemoryError, DeviceLostError):
+                raise  # they say what to do
             except Exception as error:
                 raise ValueError(
                     f"After {len(timing.rounds)} rounds a runner raised {type(error).__name__}:"

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from course_utils.devices import DeviceLostError, OutOfDeviceMemoryError
+
 MOST_CALLS, TURN_MS = 9, 10.0  # a turn has so many calls, fewer if they take longer than this
 THRICE_MS, LONG_MS = 25.0, 100.0
 WARM_UP_CALLS = 3
@@ -89,6 +91,8 @@ def warm_up(run: Run, batch: np.ndarray, name: str) -> float:
         start = time.perf_counter()
         try:
             output = run(batch)
+        except (OutOfDeviceMemoryError, DeviceLostError):
+            raise  # they say what to do
         except Exception as error:
             raise ValueError(
                 f"Nothing was timed: {name!r} raised {type(error).__name__}: {error}"

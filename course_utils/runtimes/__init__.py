@@ -13,11 +13,12 @@ from course_utils.runtimes.profiles import CallProfile, profile_call, profile_op
 from course_utils.runtimes.runner import Runner
 from course_utils.runtimes.sparse_kernel import build_sparse
 from course_utils.runtimes.torch_compiled import NoCompilerError, build_compiled
+from course_utils.runtimes.torch_device import build_on_device
 from course_utils.runtimes.torch_eager import build_eager
 from course_utils.runtimes.weight_only import build_weight_only
 
 __all__ = [
     "CallProfile", "NoCompilerError", "Runner", "build", "build_compiled", "build_eager",
-    "build_sparse", "build_weight_only", "load", "observe_activations", "profile_call",
-    "profile_operators",
+    "build_on_device", "build_sparse", "build_weight_only", "load", "observe_activations",
+    "profile_call", "profile_operators",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ def measure_batches(
     batches: Sequence[int],
     over: Mapping[str, Sequence[Any]],
     images: np.ndarray,
+    with_memory: bool = True,
     rounds: int | None = None,
 ) -> Sweep:
     """Measure calls of several sizes at every combination of the other knobs' values.
@@ -34,6 +35,7 @@ def measure_batches(
         batches: How many images a call gets; the first knob.
         over: Values of the other knobs.
         images: The batches are the first of these: (n, *image_shape) float32.
+        with_memory: Whether to measure memory, which only runners of ONNX Runtime allow.
         rounds: Turns that each setting gets; None: until the speeds are known to ±5 %, or 10 s.
 
     Raises:
@@ -43,7 +45,9 @@ def measure_batches(
         raise ValueError(f"Batches of {list(batches)} images do not fit {len(images)} images.")
     first = {name: next(iter(values), None) for name, values in over.items()}
     knobs = {BATCH: list(batches), **over}
-    return run(Batches(at, images), knobs, {BATCH: min(batches), **first}, rounds=rounds)
+    return run(
+        Batches(at, images, with_memory), knobs, {BATCH: min(batches), **first}, rounds=rounds
+    )
 
 
 @dataclass(frozen=True)
@@ -52,29 +56,34 @@ class Batches(Experiment):
 
     at: Callable[..., Runner]
     images: np.ndarray
+    with_memory: bool = True
 
-    counting: ClassVar[str] = "memory"
     titles: ClassVar[Mapping[str, str]] = {"latency": "latency of a call"}
+
+    @property
+    def counting(self) -> str:  # type: ignore[override]
+        """What is done before the times are taken."""
+        return "memory" if self.with_memory else "building"
 
     @property
     def about(self) -> str:
         """What the memory is, and what a speed is compared with."""
-        return (
-            "memory of the first calls of a fresh process each; the gain, with its 99 % interval,"
-            " is beside the smallest batch of the same"
-        )
+        memory = "memory of the first calls of a fresh process each; " * self.with_memory
+        return f"{memory}the gain, with its 99 % interval, is beside the smallest batch of the same"
 
     @property
     def key(self) -> tuple[Any, ...]:
         """The function and the images."""
-        return self.at, self.images
+        return self.at, self.images, self.with_memory
 
     def prepare(self, setting: Setting) -> Runner:
         """Return the runner of a setting."""
         return self.at(**{name: value for name, value in setting.items() if name != BATCH})
 
     def count(self, runner: Runner, setting: Setting) -> dict[str, Any]:
-        """Return the memory that a call needs."""
+        """Return the memory that a call needs, where it is measured."""
+        if not self.with_memory:
+            return {"batch": setting[BATCH]}
         memory = measure_memory(runner, self.images[: setting[BATCH]])
         model, first, later = memory.model.value, memory.first_call.value, memory.later_calls.value
         sizes = {"model_bytes": model, "first_bytes": first, "later_bytes": later}
@@ -105,14 +114,16 @@ class Batches(Experiment):
             found.measured,
             note=note,
         )
+        metrics = {"latency": latency, "throughput": throughput}
+        if not self.with_memory:
+            return {**metrics, "gain": speed}
         first, later, model = (
             found.facts[f"{what}_bytes"] / 2**20 for what in ("first", "later", "model")
         )
         most = max(first, later)
         beside = f"beside {model:.1f} MiB for the loaded model; first call {first:.1f} MiB"
         memory = Measurement(most, "MiB", most, most, 1, found.measured, note=beside)
-        metrics = {"latency": latency, "throughput": throughput, "memory": memory}
-        return {**metrics, "gain": speed}
+        return {**metrics, "memory": memory, "gain": speed}
 
 
 def find_knee(sweep: Sweep, **others: Any) -> int:

@@ -64,11 +64,13 @@ class Experiment(ABC):
         counting: What ``count`` does, for the progress bar.
         titles: Names of metrics on a panel, where they are not the metric's own.
         is_compared: Whether the metrics of a setting depend on those of its baseline.
+        is_measured: Whether its numbers are measured; computed ones are not measured again.
     """
 
     counting: ClassVar[str] = "counting"
     titles: ClassVar[Mapping[str, str]] = {}
     is_compared: ClassVar[bool] = True
+    is_measured: ClassVar[bool] = True
 
     @property
     @abstractmethod

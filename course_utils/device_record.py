@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from course_utils.device_roofline import measure_device_roofline
 from course_utils.devices import Device, OutOfDeviceMemoryError, find_largest_batch
 from course_utils.known_networks import ResNet50
 from course_utils.measure import Measurement, Provenance
+from course_utils.measure.on_device import estimate_seconds
 from course_utils.verified import DATA
 
 FOLDER = DATA / "recorded"
@@ -31,7 +33,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUICK_BATCHES = (1, 4)
 PRECISIONS = {"cuda": ("fp32", "tf32", "fp16", "bf16"), "mps": ("fp32", "fp16")}
 SLOW_MS = 500.0  # a larger batch is not tried after a call of this length
-SECONDS = 2.0  # for each setting, at most
+SECONDS, LEAST_CALLS = 2.0, 8  # for a setting; slow calls get longer, for warm-up and a round
 MOST = 4096  # images, in the search for the largest batch
 SPREAD = ("value", "unit", "low", "high", "count", "fastest", "p95")
 
@@ -47,7 +49,9 @@ def measure_device(
         say: Is told what is being measured.
 
     Raises:
+        OutOfDeviceMemoryError: The device has no room for what the roofs are measured with.
         DeviceLostError: The device stopped answering.
+        TimeoutError: Other measurements kept the machine for ten minutes.
     """
     here = machine.describe()
     say("roofs")
@@ -119,11 +123,15 @@ def _measure_batches(
                 )
                 for way, options in ways.items()
             }
+            calls_s = sum(
+                estimate_seconds(partial(runner, given), device, calls=LEAST_CALLS)
+                for runner in runners.values()
+            )
             timed = measure.compare(
                 *runners.values(),
                 images=given,
                 names=list(runners),
-                limit_s=SECONDS,
+                limit_s=SECONDS + calls_s,
                 rounds=2 if is_quick else None,
             )
         except OutOfDeviceMemoryError:
@@ -202,6 +210,10 @@ class DeviceRecord:
                 return self.measurement(row["latency"])
         return None
 
+    def latency_of_call(self, batch: int, network: str) -> Measurement | None:
+        """Return the latency of a call in fp32, images copied there; for ``sweep.add_calls``."""
+        return self.latency(network, batch)
+
 
 def load_records(folder: Path = FOLDER) -> list[DeviceRecord]:
     """Return all records of devices in a folder, by name of the file.
@@ -215,12 +227,23 @@ def load_records(folder: Path = FOLDER) -> list[DeviceRecord]:
 def _read(paths: Iterable[Path]) -> Iterable[DeviceRecord]:
     for path in paths:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            record = DeviceRecord(content, path)
-            _ = record.provenance, [row["latency"]["value"] for row in content["calls"]]
-        except (ValueError, KeyError, TypeError) as error:
+            record = DeviceRecord(json.loads(path.read_text(encoding="utf-8")), path)
+            _check(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path.name} is no record of a device ({error!r}). Make it again with"
                 " `python -m course_utils.record`, or remove it."
             ) from None
         yield record
+
+
+def _check(record: DeviceRecord) -> None:
+    """Raise one of several errors if something is missing that a lesson reads."""
+    content = record.content
+    described = [content["bandwidth"], *(row["latency"] for row in content["calls"])]
+    for part in ("peaks", "launches", "copies"):
+        described += content[part].values()
+    for one in described:
+        math.isnan(record.measurement(one).value)
+    for row in content["calls"]:
+        _ = [row[name] for name in ("network", "precision", "batch", "way")]

@@ -17,14 +17,15 @@ from torch import Tensor
 from course_utils.devices import Device, OutOfDeviceMemoryError, explained
 from course_utils.layer_costs import FLOP_PER_MAC
 from course_utils.measure.measurement import Measurement
-from course_utils.measure.on_device import compare_on_device
+from course_utils.measure.on_device import compare_on_device, estimate_seconds
 from course_utils.roofline import MEMORY_BYTES, UNITS, Kind, Roofline
-from course_utils.runtimes.torch_eager import use_threads
+from course_utils.runtimes.torch_eager import check_threads, use_threads
 
 FORMATS: tuple[Kind, ...] = ("fp32", "tf32", "bf16", "fp16", "int8", "fp8")
 SIDES = {"cpu": (256, 512), "cuda": (2048, 4096, 8192), "mps": (1024, 2048), "xpu": (2048, 4096)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ACCELERATOR_BYTES = 2**30  # copied there; the caches of the largest hold a tenth of it
+SECONDS, LEAST_CALLS = 0.7, 8  # for a product; what is slow gets longer, for warm-up and a round
 SLOW_MS = 100.0  # a product that takes longer is not tried with larger matrices
 
 
@@ -41,34 +42,35 @@ def build_product(kind: Kind, side: int, device: Device) -> Callable[[], Tensor]
 
     Raises:
         OutOfDeviceMemoryError: The matrices do not fit.
+        DeviceLostError: The device stopped answering.
     """
     if kind == "tf32" and not _has_tf32(device):
         return None
-    with explained(device, f"a product of {side}×{side} matrices in {kind}"):
-        random = torch.Generator().manual_seed(0)
-        a, b = (torch.randn(side, side, generator=random).to(device.place) for _ in range(2))
-        product: Callable[[], Tensor]
-        if kind == "int8":
-            a, b = ((16 * one).clamp(-64, 64).to(torch.int8) for one in (a, b))
-            product = partial(torch._int_mm, a, b)
-        elif kind == "fp8":
-            scale = torch.ones((), device=device.place)
-            a, b = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t().contiguous().t()
-            product = partial(torch._scaled_mm, a, b, scale, scale, out_dtype=torch.bfloat16)
-        elif kind in ("tf32", "fp32") and device.kind == "cuda":
-            product = partial(_multiply_floats, a, b, kind == "tf32")
-        else:
-            product = partial(torch.mm, a.to(DTYPES[kind]), b.to(DTYPES[kind]))
-        try:
+    try:
+        with explained(device, f"a product of {side}×{side} matrices in {kind}"):
+            product = _prepare(kind, side, device)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a format is a prototype
                 product()
                 device.synchronize()
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            if any(word in str(error).lower() for word in ("memory", "lost")):
-                raise
-            return None  # no kernel for it
+    except (RuntimeError, NotImplementedError, TypeError):  # what is explained is none of them
+        return None  # no kernel for it
     return product
+
+
+def _prepare(kind: Kind, side: int, device: Device) -> Callable[[], Tensor]:
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(side, side, generator=random).to(device.place) for _ in range(2))
+    if kind == "int8":
+        a, b = ((16 * one).clamp(-64, 64).to(torch.int8) for one in (a, b))
+        return partial(torch._int_mm, a, b)
+    if kind == "fp8":
+        scale = torch.ones((), device=device.place)
+        a, b = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t().contiguous().t()
+        return partial(torch._scaled_mm, a, b, scale, scale, out_dtype=torch.bfloat16)
+    if kind in ("tf32", "fp32") and device.kind == "cuda":
+        return partial(_multiply_floats, a, b, kind == "tf32")
+    return partial(torch.mm, a.to(DTYPES[kind]), b.to(DTYPES[kind]))
 
 
 def _has_tf32(device: Device) -> bool:
@@ -92,9 +94,12 @@ def measure_device_roofline(device: Device, *, threads: int = 1) -> Roofline:
         threads: How many threads of the processor share a product; no matter elsewhere.
 
     Raises:
+        ValueError: There is no such number of threads.
+        OutOfDeviceMemoryError: The device has no room for the copy.
         DeviceLostError: The device stopped answering.
         TimeoutError: Other measurements kept the machine for ten minutes.
     """
+    check_threads(threads)
     with use_threads(threads):
         peaks = {}
         for kind in FORMATS:
@@ -111,11 +116,13 @@ def _measure_peak(kind: Kind, device: Device) -> Measurement | None:
     for side in SIDES[device.kind]:
         try:
             product = build_product(kind, side, device)
+            if product is None:
+                break
+            limit_s = SECONDS + estimate_seconds(product, device, calls=LEAST_CALLS)
+            name = f"a product of {side}×{side} matrices in {kind}"
+            timed = compare_on_device({name: product}, device, limit_s=limit_s)
         except OutOfDeviceMemoryError:  # then the smaller ones decide
             break
-        if product is None:
-            break
-        timed = compare_on_device({f"{kind}, {side}×{side}": product}, device, limit_s=0.7)
         work = FLOP_PER_MAC * side**3 / 1e6  # over milliseconds: billions a second
         rates = work / timed.times_ms[0].ravel()
         low, median, high = map(float, np.percentile(rates, [25, 50, 75]))

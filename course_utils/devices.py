@@ -13,16 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from course_utils import machine
 
 KINDS = {"cuda": "CUDA", "mps": "Apple's Metal (MPS)", "xpu": "Intel's XPU"}
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# What drivers say, in small letters and with spaces for underscores.
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "alloc failed",
+    "out of device memory", "invalid buffer size",
+)  # fmt: skip
 LOST = (
     "device lost", "device-side assert", "launch failure", "illegal memory access", "unavailable",
-    "cuda error", "uncorrectable", "device disconnected", "no longer",
+    "execution failed", "uncorrectable", "device disconnected", "no longer",
 )  # fmt: skip
+NOT_LOST = ("not supported", "not implemented", "no kernel image", "capturing")  # it only refused
+DRIVER_PATIENCE_S = 10.0
 
 
 class OutOfDeviceMemoryError(MemoryError):
@@ -45,7 +52,7 @@ class Device:
 
     kind: str
     title: str
-    place: torch.device
+    place: str
 
     @property
     def is_queued(self) -> bool:
@@ -90,22 +97,29 @@ class Device:
             raise ValueError("PyTorch does not tell how much of the main memory its tensors hold.")
         return int(torch.accelerator.max_memory_allocated(self.place))
 
-    def free_bytes(self) -> int:
-        """Give back what is cached, and return how many bytes of the device are free."""
-        if not self.is_queued:
-            import psutil
+    def give_back(self) -> None:
+        """Give the memory back that PyTorch keeps for later tensors."""
+        if self.kind == "mps":
+            torch.mps.empty_cache()
+        elif self.is_queued:
+            torch.accelerator.empty_cache()
 
+    def free_bytes(self) -> int:
+        """Give back what is kept for later, and return how many bytes of the device are free."""
+        self.give_back()
+        if self.kind == "mps":  # has no memory of its own, but a share of the main memory
+            return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        if not self.is_queued:
             return int(psutil.virtual_memory().available)
-        torch.accelerator.empty_cache()
         return int(torch.accelerator.get_memory_info(self.place)[0])
 
     def describe_clocks(self) -> str:
         """Return clock and power of an NVIDIA GPU just now, as its driver tells them."""
         told = _ask_driver("clocks.sm,power.draw") if self.kind == "cuda" else ""
-        if not told:
+        parts = [part.strip() for part in told.split(",")]
+        if len(parts) != 2:  # nothing, or a story about why not
             return "clock and power not told"
-        clock, power = (part.strip() for part in told.split(",")[:2])
-        return f"clock {clock}, power {power}"
+        return f"clock {parts[0]}, power {parts[1]}"
 
     def __str__(self) -> str:
         return self.title
@@ -113,13 +127,13 @@ class Device:
 
 def find_devices() -> list[Device]:
     """Return the processor, and the first accelerator of each kind that PyTorch sees here."""
-    found = [Device("cpu", machine.describe().cpu, torch.device("cpu"))]
+    found = [Device("cpu", machine.describe().cpu, "cpu")]
     if torch.cuda.is_available():
-        found.append(Device("cuda", torch.cuda.get_device_name(0), torch.device("cuda", 0)))
+        found.append(Device("cuda", torch.cuda.get_device_name(0), "cuda:0"))
     if torch.backends.mps.is_available():
-        found.append(Device("mps", f"GPU of {machine.describe().cpu}", torch.device("mps", 0)))
+        found.append(Device("mps", f"GPU of {machine.describe().cpu}", "mps:0"))
     if torch.xpu.is_available():
-        found.append(Device("xpu", torch.xpu.get_device_name(0), torch.device("xpu", 0)))
+        found.append(Device("xpu", torch.xpu.get_device_name(0), "xpu:0"))
     return found
 
 
@@ -170,13 +184,14 @@ def explained(device: Device, what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are such errors
-        said = str(error).lower()
+        said = str(error).lower().replace("_", " ")
         if isinstance(error, torch.OutOfMemoryError) or any(one in said for one in OUT_OF_MEMORY):
             raise OutOfDeviceMemoryError(
                 f"{what} does not fit into the memory of {device}. Take a smaller batch (see"
                 " devices.find_largest_batch), or close what else uses the device."
             ) from None
         is_lost = isinstance(error, torch.AcceleratorError) or any(one in said for one in LOST)
+        is_lost = is_lost and not any(one in said for one in NOT_LOST)
         if device.is_queued and is_lost:
             raise DeviceLostError(
                 f"{device} stopped answering while it ran {what}. What was measured before is"
@@ -204,12 +219,11 @@ def find_largest_batch(run: Callable[[int], object], most: int, device: Device) 
         raise ValueError(f"Batches are of 1 or more, so most={most} leaves none to try.")
 
     def fits(batch: int) -> bool:
-        try:
+        with contextlib.suppress(OutOfDeviceMemoryError):
             run(batch)
-        except OutOfDeviceMemoryError:
-            device.free_bytes()  # gives back what the failed call had cached
-            return False
-        return True
+            return True
+        device.give_back()  # not before: the error held what the failed call had allocated
+        return False
 
     fitting, failing, batch = 0, most + 1, 1
     while fitting < failing - 1:
@@ -229,7 +243,14 @@ def _ask_driver(fields: str) -> str:
         return ""
     command = [program, f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        asked = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=DRIVER_PATIENCE_S,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return asked.stdout.strip()

@@ -4,12 +4,20 @@ python -m course_utils.record --device cuda
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
 
 from course_utils.device_record import FOLDER, PREFIX, measure_device, save_record
-from course_utils.devices import KINDS, Device, DeviceLostError, find_devices, get_device
+from course_utils.devices import (
+    KINDS,
+    Device,
+    DeviceLostError,
+    OutOfDeviceMemoryError,
+    find_devices,
+    get_device,
+)
 
 
 def name_file(device: Device) -> str:
@@ -35,10 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not path.parent.is_dir():
         print(f"There is no folder {path.parent}; make it, or give another --out.", file=sys.stderr)
         return 2
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        print(f"{path} is no file that can be written; give another --out.", file=sys.stderr)
+        return 2
     print(f"Measuring {device}; leave the machine alone for some minutes.")
     try:
         record = measure_device(device, is_quick=asked.quick)
-    except (DeviceLostError, TimeoutError) as error:
+    except (DeviceLostError, OutOfDeviceMemoryError, TimeoutError) as error:
         print(f"Nothing was written: {error}", file=sys.stderr)
         return 1
     save_record(record, path)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import test_aware_checks
 import test_checks
+import test_device_checks
 import test_distillation_checks
 import test_latency_checks
 import test_pruning_checks
@@ -17,6 +18,7 @@ CHECKS = (
     | test_latency_checks.CHECKS
     | test_aware_checks.CHECKS
     | test_pruning_checks.CHECKS
+    | test_device_checks.CHECKS
     | test_distillation_checks.CHECKS
 )
 EACH_CHECK = pytest.mark.parametrize("check", CHECKS)

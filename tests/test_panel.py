@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import math
 import struct
 import subprocess
@@ -1020,6 +1021,238 @@ def test_the_lab_does_not_wait_for_torch():
         [sys.executable, "-c", source], capture_output=True, text=True, check=True
     ).stdout
     assert shown.split() == ["False", "True"]
+
+
+# Computed points, many choices, and settings that do not exist
+
+
+class Formula(Classification):
+    """An experiment that measures nothing."""
+
+    is_measured = False
+
+
+COMPUTED = Provenance("computed", "operations / peak")
+DEVICES = [f"device {n}" for n in range(6)]
+MANY = {"batch": [1, 8, 64], "device": DEVICES, "network": ["A", "B"], "format": ["fp16", "fp8"]}
+ABSENT = "no arithmetic in fp8"
+
+
+def has_fp8(setting) -> bool:
+    return setting["device"] in DEVICES[:2]
+
+
+def estimate(value, unit, note="") -> Measurement:
+    return Measurement(value, unit, value, value, 1, COMPUTED, note=note)
+
+
+def plant_estimate(n, setting) -> Point:
+    is_there = setting["format"] == "fp16" or has_fp8(setting)
+    value = 1.0 + n if is_there else math.nan
+    metrics = {
+        "latency": estimate(value, "ms", "a lower bound"),
+        "throughput": estimate(1000 / value, "images/s"),
+    }
+    told = ("tensor cores", "") if is_there else ("", ABSENT)
+    return Point(setting, metrics, "a formula", *told)
+
+
+@pytest.fixture
+def computed(at, tiny_split) -> Sweep:
+    """Return 72 computed points, a third of which do not exist."""
+    settings = [dict(zip(MANY, row, strict=True)) for row in itertools.product(*MANY.values())]
+    points = [plant_estimate(n, setting) for n, setting in enumerate(settings)]
+    against = {"batch": 8, "device": "device 3", "network": "A", "format": "fp16"}
+    return Sweep(MANY, points, against, Formula(at, tiny_split))
+
+
+CHARTS = [Chart("latency (ms)", ("latency",), is_log=True), "throughput"]
+NOWHERE = {"batch": 8, "device": "device 3", "network": "A", "format": "fp8"}
+
+
+def test_computed_points_are_not_measured_again(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS)
+    assert not panel.spec["isMeasured"]
+    assert not any("measured" in sign for sign in panel.spec["key"])
+    assert "measured" not in panel.alt()
+    assert panel.spec["provenance"].startswith("computed: operations / peak; ")
+    with pytest.raises(ValueError, match="“Estimates” are computed, so there is nothing to"):
+        panel.measure_again()
+    assert panel.again == {}
+
+
+def test_a_measured_panel_says_so(panel):
+    assert panel.spec["isMeasured"]
+
+
+def test_a_computed_latency_is_told_without_runs(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS)
+    latency, throughput, ran = panel.cards
+    assert latency.note == "a lower bound"
+    assert throughput.note == ""
+    assert ran == ("what ran", "tensor cores", "a formula")
+
+
+def test_a_guess_of_something_computed_is_kept_as_such(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS, predict=computed.against, ask=["latency"])
+    assert panel.spec["key"][0] == "× your prediction"
+    panel.commit(latency=3)
+    found = format_value(computed.baseline.latency)
+    assert progress.report().endswith(f": 3.00 ms; measured {found} (computed).")
+
+
+def test_of_many_choices_only_the_near_ones_are_pale(computed):
+    spec = Panel(computed, "Estimates", charts=CHARTS).spec
+    assert spec["isCrowded"]
+    assert spec["key"] == ["pale: choices that differ from the bold one in one thing"]
+
+
+@pytest.mark.parametrize(("count", "is_crowded"), [(1, False), (8, False), (9, True)])
+def test_more_than_eight_choices_are_many(at, tiny_split, count, is_crowded):
+    names = [f"s{n}" for n in range(count)]
+    settings = [{"bits": bits, "scheme": name} for bits in BITS for name in names]
+    points = [plant_point(setting, 90.0, 1.0, 1000) for setting in settings]
+    sweep = Sweep(
+        {"bits": BITS, "scheme": names}, points, settings[0], Classification(at, tiny_split)
+    )
+    assert Panel(sweep, "Bits").spec["isCrowded"] == is_crowded
+
+
+def test_what_does_not_exist_has_a_dash_and_its_reason(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS)
+    panel.choose(**NOWHERE)
+    assert panel.cards == [
+        Card("latency of one image", "–", ABSENT),
+        Card("throughput", "–", ABSENT),
+        Card("what ran", "–", ABSENT),
+    ]
+    place = computed.points.index(computed.point(**NOWHERE))
+    assert panel.spec["points"][place]["said"] == (
+        "8 batch, device 3, A, fp8: latency of one image none, throughput none, what ran none;"
+        f" {ABSENT}"
+    )
+    assert panel.spec["rows"][place] == ["8", "device 3", "A", "fp8", "–", "–", "–"]
+    for point, shown in zip(computed.points, panel.spec["points"], strict=True):
+        assert len(shown["cards"]) == 3
+        assert (ABSENT in shown["said"]) == math.isnan(point.latency.value)
+
+
+def test_the_page_gets_gaps_as_nan_and_scales_without_them(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS)
+    numbers = np.frombuffer(panel.numbers, np.float32).reshape(len(computed.points), 6)
+    is_gap = [math.isnan(point.latency.value) for point in computed.points]
+    assert sum(is_gap) == 24
+    assert np.array_equal(np.isnan(numbers), np.repeat(np.array(is_gap)[:, None], 6, axis=1))
+    latency, throughput = panel.spec["charts"]
+    assert (latency["low"], latency["high"]) == (0, 2)  # 1 to 71 ms
+    assert throughput["high"] == 1000
+    json.dumps(panel.spec, allow_nan=False)
+
+
+def test_the_extremes_are_those_of_what_exists(computed):
+    sentence = Panel(computed, "Estimates", charts=CHARTS).alt()
+    assert sentence.startswith(
+        "Estimates: latency from 1.00 ms (1 batch, device 0, A, fp16) to 71.0 ms (64 batch,"
+        " device 5, B, fp16), and none at 24 of 72 settings, throughput from "
+    )
+    assert "nan" not in sentence
+    assert Panel(computed, "Estimates", charts=CHARTS).to_png().startswith(PNG)
+
+
+@pytest.mark.parametrize("wrong", ["predict", "against"])
+def test_what_does_not_exist_is_not_asked_for(computed, wrong):
+    predict = {**computed.against, "batch": 1}
+    if wrong == "predict":
+        predict = NOWHERE
+    else:
+        computed = replace(computed, against=NOWHERE)
+    with pytest.raises(ValueError, match="8 batch, device 3, A, fp8 has no latency: let the"):
+        Panel(computed, "Estimates", charts=CHARTS, predict=predict, ask=["latency"])
+
+
+def test_a_chart_without_any_value_is_refused(computed):
+    points = [
+        replace(one, metrics={**one.metrics, "cost": estimate(math.nan, "€")})
+        for one in computed.points
+    ]
+    with pytest.raises(ValueError, match="No point has a value of cost: leave it out"):
+        Panel(replace(computed, points=points), "Estimates", charts=["latency", "cost"])
+
+
+def test_a_guess_is_made_on_a_scale_of_what_exists(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS, predict=computed.against, ask=["latency"])
+    (field,) = panel.spec["predict"]["fields"]
+    assert 71 <= field["most"] < 150
+
+
+def test_a_point_measured_again_is_told_without_what_it_lacks(planted, monkeypatch):
+    def lose(point: Point) -> Point:
+        latency = replace(point.latency, value=math.nan)
+        return replace(point, metrics={**point.metrics, "latency": latency})
+
+    monkeypatch.setattr(Sweep, "measure_again", lambda sweep, **at: lose(sweep.point(**at)))
+    panel = Panel(planted, "Bits per weight")
+    panel.measure_again()
+    assert set(panel.again["values"]) == {"accuracy"}
+    assert "nan" not in panel.again["text"]
+
+
+# Menus
+
+
+def test_a_menu_is_made_only_where_it_is_asked_for(computed):
+    plain, menu = (Panel(computed, "E", charts=CHARTS, menus=m) for m in ((), ["device"]))
+    looks = [[(k["isMenu"], k["isChoice"]) for k in one.spec["knobs"]] for one in (plain, menu)]
+    assert looks[0] == [(False, False), (False, False), (False, True), (False, True)]
+    assert looks[1] == [(False, False), (True, False), (False, True), (False, True)]
+
+
+@pytest.mark.parametrize("menus", [["Device"], ["device", "batches"], "device"])
+def test_a_menu_for_no_knob_is_refused(computed, menus):
+    with pytest.raises(ValueError, match=r"A menu can be for one of \['batch', 'device', "):
+        Panel(computed, "Estimates", charts=CHARTS, menus=menus)
+
+
+# Roofs and cells instead
+
+
+def roof_at(batch, device, network, format):
+    title = f"{network} on {device}, {format}"
+    if format == "fp8" and device not in DEVICES[:2]:
+        return lab.Roof(title, "operations a byte", math.nan, math.nan, {})
+    layers = {
+        f"{network}{n}": (1.0 + n, 2.0 * batch, 0.25) for n in range(2 if network == "A" else 4)
+    }
+    return lab.Roof(title, "operations a byte", 100.0 * batch, 10.0, layers)
+
+
+def test_shorter_rows_of_pictures_end_in_nan(computed):
+    panel = Panel(computed, "Estimates", charts=CHARTS, detail=roof_at)
+    pictures = np.frombuffer(panel.numbers, np.float32)[6 * len(computed.points) :]
+    rows = pictures.reshape(len(computed.points), 2 + 3 * 4)
+    for row, point in zip(rows, computed.points, strict=True):
+        expected = roof_at(**point.setting).row()
+        assert np.allclose(row[: len(expected)], expected, equal_nan=True)
+        assert np.isnan(row[len(expected) :]).all()
+    assert panel.spec["detail"]["names"] == [["A0", "A1"], ["B0", "B1", "B2", "B3"], []]
+    assert panel.spec["key"][-1] == "the larger, the more of the time"
+    assert "ridge: 80 operations a byte; computed: " in panel.alt()
+    assert panel.to_png().startswith(PNG)
+
+
+def test_cells_of_every_setting_are_in_the_buffer(planted):
+    def detail(bits, scheme):
+        values = np.where(np.arange(6).reshape(2, 3) < bits, 0.5 * bits, math.nan)
+        return lab.Cells(f"{bits} bits, {scheme}", "columns", values)
+
+    panel = Panel(planted, "Bits", detail=detail)
+    rows = np.frombuffer(panel.numbers, np.float32)[6 * len(SETTINGS) :].reshape(-1, 6)
+    for row, setting, texts in zip(rows, SETTINGS, panel.spec["detail"]["texts"], strict=True):
+        assert np.array_equal(row, detail(**setting).row(), equal_nan=True)
+        assert [text != "" for text in texts] == [not math.isnan(value) for value in row]
+    assert panel.spec["key"][-2:] == ["filled: a busy cell", "dashed: an idle one"]
+    assert "; 8 bits, per channel: busy: 6 of 6 cells; measured: " in panel.alt()
+    assert panel.to_png().startswith(PNG)
 
 
 # The quiz

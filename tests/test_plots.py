@@ -1,6 +1,7 @@
 """Static figures: they draw the numbers that they are given."""
 
 import base64
+import itertools
 import struct
 
 import numpy as np
@@ -272,6 +273,89 @@ def test_a_panel_s_picture_shows_its_charts_and_a_detail(charts):
     *curves, bars = figure.axes
     assert [ax.get_ylabel() for ax in curves] == titles
     assert bar_lengths(bars) == {"stem": 3, "head": 8}
+
+
+# Many choices, and values that are not there
+
+
+def plant_many(devices: int, precisions: int = 2, missing: tuple[str, ...] = ()) -> Sweep:
+    """Return a sweep over bits, devices and precisions; some devices lack the second."""
+    knobs = {
+        "bits": BITS,
+        "device": [f"device {n}" for n in range(devices)],
+        "precision": [f"fp{32 >> n}" for n in range(precisions)],
+    }
+    settings = [dict(zip(knobs, row, strict=True)) for row in itertools.product(*knobs.values())]
+    points = []
+    for n, setting in enumerate(settings):
+        is_there = setting["precision"] == "fp32" or setting["device"] not in missing
+        value = 1.0 + n if is_there else np.nan
+        metrics = {"latency": measurement(value, "ms"), "cost": measurement(2 * value, "€")}
+        points.append(Point(setting, metrics))
+    against = {"bits": 4, "device": f"device {devices - 1}", "precision": "fp16"}
+    return Sweep(knobs, points, against, Classification(lambda: None, on=None))
+
+
+@pytest.mark.parametrize(("devices", "drawn"), [(5, 5), (9, 9), (12, 9)])
+def test_of_many_choices_those_are_drawn_that_differ_from_the_baseline_in_one_knob(devices, drawn):
+    sweep = plant_many(devices)
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, sweep, LATENCY)
+    names = [line.get_label() for line in ax.lines]
+    assert len(names) == len(ax.get_legend().get_texts()) == drawn
+    assert names[-1] == sweep.against["device"]
+    for line, name in zip(ax.lines, names, strict=True):
+        points = [sweep.point(bits=bits, device=name, precision="fp16") for bits in BITS]
+        assert list(line.get_ydata()) == [point.latency.value for point in points]
+    assert ax.get_title() == "precision: fp16"
+    looks = [(line.get_color(), line.get_linestyle()) for line in ax.lines]
+    assert len(set(looks)) == len({line.get_marker() for line in ax.lines}) == drawn
+
+
+def test_eight_choices_are_drawn_each():
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, plant_many(4), LATENCY)
+    assert len(ax.lines) == 8
+    assert ax.lines[0].get_label() == "device 0, fp32"
+    assert ax.get_title() == ""
+
+
+def test_the_title_tells_the_dashes_and_what_is_held():
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, plant_many(5), Chart("latency and cost", ("latency", "cost")))
+    assert ax.get_title() == "precision: fp16\nlatency solid, cost dashed"
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_line_has_gaps_where_there_is_no_value(is_log):
+    sweep = plant_many(2, missing=("device 1",))
+    gone = sweep.point(bits=4, device="device 0", precision="fp32")
+    gone.metrics["latency"] = measurement(np.nan, "ms")
+    (ax,) = plots.new_axes()
+    plots.plot_chart(ax, sweep, Chart("latency (ms)", ("latency",), is_log))
+    drawn = {line.get_label(): np.isnan(line.get_ydata()).tolist() for line in ax.lines}
+    assert drawn == {
+        "device 0, fp32": [False, True, False],
+        "device 0, fp16": [False] * 3,
+        "device 1, fp32": [False] * 3,
+        "device 1, fp16, no latency": [True] * 3,
+    }
+    low, high = ax.get_ylim()
+    assert low < 1
+    assert 11 < high < 40
+    assert plots.figure_png(ax.figure).startswith(PNG)
+
+
+def test_many_lines_are_named_once_below_all_charts():
+    detail = Bars("widths", "bits", {"stem": 3})
+    charts = [LATENCY, Chart("cost (€)", ("cost",))]
+    few, many = (plots.draw_panel(plant_many(n), charts, detail) for n in (4, 5))
+    assert [len(figure.legends) for figure in (few, many)] == [0, 1]
+    assert all(ax.get_legend() is not None for ax in few.axes[:2])
+    assert all(ax.get_legend() is None for ax in many.axes)
+    names = [text.get_text() for text in many.legends[0].get_texts()]
+    assert names == [f"device {n}" for n in range(5)]
+    assert plots.figure_png(many).startswith(PNG)
 
 
 # The roofline, and bars

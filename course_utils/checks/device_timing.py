@@ -67,7 +67,7 @@ class QueuedDevice:
         self.events.append((event, self.now_s))
 
 
-DEVICE_CASES = [
+TIMING_CASES = [
     # a call takes the device long, and the computer is far ahead of it
     (QueuedDevice(launch_ms=0.02, work_ms=1.5, compile_ms=400, pending_ms=7, places=1000), 20),
     # the computer needs longer to launch a call than the device to do it
@@ -78,7 +78,7 @@ DEVICE_CASES = [
 ]
 
 
-def check_timing(attempt: Timer) -> Outcome:
+def check_device_timing(attempt: Timer) -> Outcome:
     """Check a function that times calls of a device that has a queue.
 
     Args:
@@ -89,7 +89,7 @@ def check_timing(attempt: Timer) -> Outcome:
         "Timing a device",
         lambda device, calls: _run(attempt, device, calls),
         lambda device, calls: _run(_time_on_device, copy.deepcopy(device), calls),
-        DEVICE_CASES,
+        TIMING_CASES,
         lambda given, right: _is_close(given.result, right.result),
         TIMING_MISTAKES,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from course_utils.checks.outcome import Mistake, Outcome, judge, to_number
 
 INTENSITY_CASES = [
-    (6, 20, 24, 3, 14, 10, 4),  # no two mistakes give the same here
+    (5, 12, 40, 3, 14, 10, 4),  # no two mistakes give the same here
     (1, 3, 64, 7, 112, 112, 2),
     (64, 256, 512, 1, 7, 7, 1),
     (1, 16, 16, 5, 1, 32, 4),

@@ -16,6 +16,7 @@ from course_utils.lab.details import Detail
 
 MOST_NUMBERED = 8  # rows and columns of a grid whose numbers are written into its cells
 GAP = 0.08  # between two cells, of a cell's side
+WIDE = 140.0  # points that a grid has on a figure with two more charts
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class Cells(Detail):
         """Draw a square for each cell, the first row on top."""
         rows, columns = self.values.shape
         blue = plots.STYLES[0]["color"]
-        busy_look: dict[str, Any] = {"facecolor": blue, "edgecolor": blue}
-        idle_look = {"facecolor": "none", "edgecolor": "#777777", "linestyle": (0, (3, 2))}
+        busy_look: dict[str, Any] = {"facecolor": blue, "linewidth": 0}
+        idle_look: dict[str, Any] = {"facecolor": "none", "edgecolor": "#777777"}
+        idle_look |= {"linestyle": (0, (3, 2)), "linewidth": 1.0 if self.is_numbered else 0.4}
         is_idle = np.isnan(self.values)
         for chosen, look in ((~is_idle, busy_look), (is_idle, idle_look)):
             squares = [
@@ -92,10 +94,12 @@ class Cells(Detail):
             ]
             ax.add_collection(PatchCollection(squares, **look))
         if self.is_numbered:
-            for place, text in enumerate(self.texts()):
+            texts = self.texts()
+            room = WIDE / max(rows, columns) / max(1, *map(len, texts))  # points for each letter
+            for place, text in enumerate(texts):
                 row, column = divmod(place, columns)
-                middle = {"ha": "center", "va": "center"}
-                ax.text(column + 0.5, row + 0.5, text, middle, color="white", fontsize="small")
+                look = {"ha": "center", "va": "center", "fontsize": min(9.0, room / 0.65)}
+                ax.text(column + 0.5, row + 0.5, text, look, color="white")
         ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
         ax.spines[:].set_visible(False)
         ax.set_title(self.title.replace(", ", "\n", 1), fontsize="medium")
@@ -104,4 +108,5 @@ class Cells(Detail):
 
 def write_number(value: float) -> str:
     """Return a number in at most four digits."""
-    return f"{float(f'{value:.4g}') + 0.0:g}"  # and no minus before 0
+    written = f"{float(f'{value:.4g}') + 0.0:g}"  # no minus before 0
+    return written.replace("-", "−")

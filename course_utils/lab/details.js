@@ -73,8 +73,8 @@ function bars(detail) {
 // Layers under the roof of what runs them. A row: its peak and bandwidth, then of each layer the
 // operations a byte, the operations a second and its share of the time.
 function roof(detail) {
-  const { titles, names, lists, axis, x, y, bound, radii: [smallest, largest] } = detail;
-  const left = 18 + Math.max(LEFT - 12, Math.max(...y.ticks.map(({ label }) => label.length)) * WIDE_LETTER);
+  const { titles, names, lists, axis, x, y, ridges, bound, radii: [smallest, largest] } = detail;
+  const left = 22 + Math.max(LEFT - 12, Math.max(...y.ticks.map(({ label }) => label.length)) * WIDE_LETTER);
   const { svg, px, py, y0 } = frame(titles[0], TALL, { ...x, title: axis }, y, left, 18);
   const middle = (TOP + y0) / 2;
   const line = make("path", { class: "im-roof" });
@@ -105,7 +105,7 @@ function roof(detail) {
     const start = Math.max(x.low, y.low - slope); // where the slope comes into the frame
     line.setAttribute("d", isThere ? `M${px(start)},${py(start + slope)}L${px(corner)},${py(top)}H${px(x.high)}` : "");
     ridge.setAttribute("d", isThere ? `M${px(corner)},${py(top)}V${y0}` : "");
-    label.textContent = isThere ? `ridge: ${short(peak / bandwidth)}` : "";
+    label.textContent = isThere ? `ridge: ${ridges[index]}` : "";
     const room = label.textContent.length * LETTER / 2;
     label.setAttribute("x", isThere ? Math.max(left + room, Math.min(px(corner), W - room - 2)) : 0);
     label.setAttribute("y", isThere ? py(top) - 7 : 0);
@@ -117,7 +117,7 @@ function roof(detail) {
     dots.forEach(({ dot, name }, n) => {
       const layer = bySize[n];
       dot.setAttribute("visibility", layer ? "visible" : "hidden");
-      if (!layer) return;
+      if (!layer) return (name.textContent = "");
       const r = Math.hypot(smallest, largest * Math.sqrt(layer.share));
       const side = r * Math.sqrt(Math.PI); // of a square of the circle's area
       dot.setAttribute("d", layer.isRight ? `M${-side / 2},${-side / 2}h${side}v${side}h${-side}Z` : `M${-r},0a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`);
@@ -150,13 +150,20 @@ function cells(detail) {
     if (texts.length) svg.append(text);
     return { square, text };
   });
+  const fields = squares.map(() => make("td"));
+  const lines = [...Array(rows).keys()].map((row) =>
+    make("tr", {}, make("th", { scope: "row" }, `row ${row + 1}`), ...fields.slice(row * columns, (row + 1) * columns)));
+  const head = ["", ...[...Array(columns).keys()].map((column) => `column ${column + 1}`)];
+  const table = texts.length ? tableOf("The cells as a table", head, make("tbody", {}, ...lines)) : "";
   function update(row, index) {
     squares.forEach(({ square, text }, n) => {
       square.setAttribute("class", Number.isNaN(row[n]) ? "im-idle" : "im-busy");
-      if (texts.length) text.textContent = texts[index][n];
+      if (!table) return;
+      text.textContent = texts[index][n];
+      fields[n].textContent = texts[index][n] || "idle";
     });
   }
-  return { svg, update };
+  return { svg, update, table };
 }
 
 function tableOf(summary, head, rows) {

@@ -66,6 +66,11 @@ class Roof(Detail):
         """Operations a byte from which on the arithmetic is the limit; NaN without a roof."""
         return self.peak / self.bandwidth
 
+    @property
+    def ridge_words(self) -> str:
+        """The ridge in three digits; empty without a roof."""
+        return f"{float(f'{self.ridge:.3g}'):,g}" if self.is_there else ""
+
     def row(self) -> np.ndarray:
         """Return peak and bandwidth, then the three numbers of each layer."""
         return np.array([self.peak, self.bandwidth, *np.ravel(list(self.layers.values()))], float)
@@ -74,7 +79,7 @@ class Roof(Detail):
         """Return what binds how many layers, which one takes longest, and where the ridge is."""
         if not self.is_there:
             return {}
-        ridge = {"ridge:": f"{self.ridge:.3g} {self.axis}"}
+        ridge = {"ridge:": f"{self.ridge_words} {self.axis}"}
         if not self.layers:
             return ridge
         waiting = [share for x, _, share in self.layers.values() if x < self.ridge]
@@ -110,6 +115,7 @@ class Roof(Detail):
             "lists": [places[tuple(detail.layers)] for detail in details],
             "x": x,
             "y": {**y, "title": RATE},
+            "ridges": [detail.ridge_words for detail in details],
             "bound": [MEMORY, ARITHMETIC],
             "radii": [SMALLEST, LARGEST],
         }

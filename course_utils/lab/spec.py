@@ -81,22 +81,18 @@ def tell_cards(sweep: Sweep) -> list[list[Card]]:
     cards_of_points = []
     for point in sweep.points:
         cards = make_cards(point, baseline, experiment.titles, experiment.counted)
-        absent = {experiment.titles.get(name, name) for name in _absent(point)}
-        cards_of_points.append(
-            [
-                card._replace(value=NONE, note=point.remark) if card.title in absent else card
-                for card in cards
-            ]
-        )
+        found = {experiment.titles.get(name, name): one for name, one in point.metrics.items()}
+        for place, (title, value, note) in enumerate(cards):
+            if title in found and not experiment.is_measured:
+                note = found[title].note  # it has no runs and no images to be told of
+            if title in found and math.isnan(found[title].value):
+                value, note = NONE, point.remark
+            cards[place] = Card(title, value, note)
+        cards_of_points.append(cards)
     most = max(cards_of_points, key=len)
     for cards, point in zip(cards_of_points, sweep.points, strict=True):
         cards += [card._replace(value=NONE, note=point.remark) for card in most[len(cards) :]]
     return cards_of_points
-
-
-def _absent(point: Point) -> list[str]:
-    """Return the metrics that have no value at a point."""
-    return [name for name, found in point.metrics.items() if math.isnan(found.value)]
 
 
 def pack_numbers(sweep: Sweep, charts: Sequence[Chart], details: Sequence[Detail]) -> bytes:
@@ -251,7 +247,7 @@ def _finite_ends(measurements: Sequence[Measurement]) -> list[float]:
 def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
     known = sweep.point(**sweep.experiment.baseline_of(predict.setting, sweep.against))
     for point in (predict, known):
-        if absent := set(asked) & set(_absent(point)):
+        if absent := [metric for metric in asked if math.isnan(point.metrics[metric].value)]:
             raise ValueError(
                 f"{describe_setting(point.setting)} has no {' and no '.join(absent)}: let the"
                 " learner predict something else."

@@ -18,7 +18,12 @@ from course_utils.measure.latency import (
     compare_speed,
     summarize_latency,
 )
-from course_utils.measure.measurement import Measurement, Provenance, measured_now
+from course_utils.measure.measurement import (
+    Measurement,
+    Provenance,
+    computed,
+    measured_now,
+)
 from course_utils.measure.memory import (
     count_inference_bytes,
     count_training_bytes,
@@ -30,13 +35,14 @@ from course_utils.measure.on_device import (
     count_launches,
     measure_copies,
     measure_launches,
+    measure_peak,
     wait_for,
 )
 
 __all__ = [
     "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_on_device",
-    "compare_seeds", "compare_speed", "count_inference_bytes", "count_launches",
+    "compare_seeds", "compare_speed", "computed", "count_inference_bytes", "count_launches",
     "count_training_bytes", "find_right", "measure_accuracy", "measure_copies",
-    "measure_launches", "measure_memory", "measured_now", "noisy_neighbours", "run_stages",
+    "measure_launches", "measure_memory", "measure_peak", "measured_now", "noisy_neighbours", "run_stages",
     "summarize_accuracy", "summarize_latency", "summarize_seeds", "wait_for",
 ]  # fmt: skip

@@ -70,3 +70,15 @@ def measured_now(note: str = "") -> Provenance:
     """Return the provenance of what is measured on this machine at this minute."""
     when = f"{datetime.now():%Y-%m-%d %H:%M}"
     return Provenance("measured", str(machine.describe()), when, note)
+
+
+def computed(value: float, unit: str, formula: str, note: str = "") -> Measurement:
+    """Return a number that a formula gave, without a spread.
+
+    Args:
+        value: The number.
+        unit: Its unit.
+        formula: How it came about; readers see it.
+        note: What a reader should know beside the number.
+    """
+    return Measurement(value, unit, value, value, 1, Provenance("computed", formula), note=note)

@@ -5,6 +5,7 @@ between two marks in the device's queue (what the device needed), and that from 
 its result is there (what a user waits for).
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -24,8 +25,8 @@ from course_utils.measure.turns import Run, no_garbage_collection
 
 NOTHING = np.zeros((1, 1), np.float32)
 LAUNCHES, REPEATS, WARM_UP = 200, 20, 3
-VIEWS = ("view", "reshape", "t", "transpose", "permute", "detach", "expand", "slice", "select",
-         "unsqueeze", "squeeze", "as_strided", "alias", "_unsafe_view")  # fmt: skip
+# Operations that launch nothing, beside those that PyTorch itself calls views.
+NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty")
 
 
 def wait_for(launch: Callable[[], object], device: Device) -> Run:
@@ -55,8 +56,19 @@ def compare_on_device(
         ValueError: A call raised, or there are none.
     """
     runs = [_explain(name, wait_for(launch, device), device) for name, launch in launches.items()]
-    device.synchronize()  # so that the first is not charged for what was launched before
+    with explained(device, "what was launched before"):
+        device.synchronize()  # so that the first is not charged for it
     return compare(*runs, images=NOTHING, names=list(launches), limit_s=limit_s)
+
+
+def estimate_seconds(launch: Callable[[], object], device: Device, *, calls: int) -> float:
+    """Return how long so many calls take: about as long each as one that is waited for now."""
+    with explained(device, "a call"):
+        device.synchronize()
+        start = time.perf_counter()
+        launch()
+        device.synchronize()
+    return calls * (time.perf_counter() - start)
 
 
 def _explain(name: str, run: Run, device: Device) -> Run:
@@ -117,23 +129,46 @@ def measure_launches(launch: Callable[[], object], device: Device) -> LaunchTime
 
 
 def count_launches(model: nn.Module, images: np.ndarray) -> int:
-    """Return how many operations an eager call of a model launches; views launch none.
+    """Return how many operations an eager call of a model launches.
+
+    Views of a tensor and new tensors without content launch none.
 
     Args:
         model: On the CPU.
         images: A batch (n, ...) that it takes.
     """
+    model = copy.deepcopy(model).eval()
 
     class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            Counter.count += func.overloadpacket.__name__ not in VIEWS
+            Counter.count += not (func.is_view or func.overloadpacket.__name__ in NO_KERNEL)
             return func(*args, **(kwargs or {}))
 
     with torch.no_grad(), Counter():  # type: ignore[no-untyped-call]
-        model.eval()(torch.from_numpy(images))
+        model(torch.from_numpy(images))
     return Counter.count
+
+
+def measure_peak(run: Callable[[], object], device: Device) -> Measurement:
+    """Measure the most bytes that tensors hold on an accelerator during a call, weights included.
+
+    Args:
+        run: The call.
+        device: Not the CPU, whose memory is not PyTorch's alone.
+
+    Raises:
+        ValueError: The device does not tell.
+        OutOfDeviceMemoryError: The call does not fit.
+    """
+    with explained(device, "a call"):
+        device.synchronize()
+        device.reset_peak()
+        run()
+        device.synchronize()
+    size = float(device.peak_bytes())
+    return Measurement(size, "bytes", size, size, 1, measured_now(f"on {device}"))
 
 
 def measure_copies(device: Device, size_bytes: int = 2**26) -> dict[str, Measurement]:

@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -67,32 +68,41 @@ def build_on_device(
         raise ValueError(f"tf32 is a format of NVIDIA's GPUs; {device} has none.")
     if with_graph and device.kind != "cuda":
         raise ValueError(f"CUDA graphs need an NVIDIA GPU; this is {device}.")
-    dtype, what = DTYPES[precision], f"a network in {precision}, {len(images)} images a call"
-    with explained(device, what):
+    dtype, layout = DTYPES[precision], torch.contiguous_format
+    if images.ndim == 4:
+        layout = torch.channels_last
+    with explained(device, f"a network in {precision}"):
         moved = copy.deepcopy(model).eval().to(device.place, dtype)
-        is_image = images.ndim == 4
-        layout = torch.channels_last if is_image else torch.contiguous_format
         moved = moved.to(memory_format=layout)  # type: ignore[call-overload]
+    compute: Callable[[Tensor], Tensor] = moved
+    if precision in ("tf32", "fp32") and device.kind == "cuda":
+        compute = functools.partial(_compute_floats, moved, precision == "tf32")
+    kept: tuple[np.ndarray, Tensor] | None = None
 
     def send(batch: np.ndarray) -> Tensor:
         given = torch.from_numpy(batch).to(device.place, dtype)
         return given.contiguous(memory_format=layout)
 
-    kept = (images, send(images)) if keeps_images else None
-    compute: Callable[[Tensor], Tensor] = moved
-    if precision in ("tf32", "fp32") and device.kind == "cuda":
-        compute = functools.partial(_compute_floats, moved, precision == "tf32")
-    if with_graph:
-        with explained(device, what), torch.inference_mode():
-            compute = _record_graph(compute, send(images))
+    def explain(batch: np.ndarray) -> AbstractContextManager[None]:
+        return explained(device, f"a network in {precision} with a batch of {len(batch)}")
 
     def run(batch: np.ndarray) -> np.ndarray:
-        with explained(device, what), use_threads(threads), torch.inference_mode():
+        with explain(batch), use_threads(threads), torch.inference_mode():
             given = kept[1] if kept and batch is kept[0] else send(batch)
             logits: np.ndarray = compute(given).float().cpu().numpy()
         return logits
 
-    check_accepts(run, images if with_graph else images[:1])
+    check_accepts(run, images)
+    try:
+        with explain(images), torch.inference_mode():
+            if with_graph:
+                compute = _record_graph(compute, send(images))
+            if keeps_images:
+                kept = images, send(images)
+    except RuntimeError as error:
+        raise ValueError(
+            f"This network cannot be recorded as a graph: {str(error).splitlines()[0]}"
+        ) from None
     remarks = ["images kept on the device"] * keeps_images + ["replayed as one"] * with_graph
     is_slow = device.kind == "cpu" and not _has_instructions(precision)
     remarks += [f"no {precision} instructions here: turned into fp32 and back"] * is_slow

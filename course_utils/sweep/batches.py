@@ -1,5 +1,6 @@
 """How latency, throughput and memory depend on how many images a call gets."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import numpy as np
 from course_utils.measure import Measurement, compare_speed, summarize_latency
 from course_utils.measure.memory import measure_memory
 from course_utils.runtimes.runner import Runner
-from course_utils.sweep.experiment import Experiment, Finding, Setting
+from course_utils.sweep.experiment import Experiment, Finding, Point, Setting
 from course_utils.sweep.sweep import Sweep, run
 
 BATCH = "images a call"
@@ -140,3 +141,51 @@ def find_knee(sweep: Sweep, **others: Any) -> int:
     sure = {batch: gain.value for batch, gain in gains.items() if gain.low > 1}
     enough = 0.9 * max(sure.values(), default=0)
     return min((int(batch) for batch, gain in sure.items() if gain >= enough), default=min(gains))
+
+
+def add_calls(
+    sweep: Sweep, knob: str, value: str, latency_of: Callable[..., Measurement | None]
+) -> Sweep:
+    """Return a sweep with calls that were recorded elsewhere, as one more value of a knob.
+
+    Args:
+        sweep: From ``measure_batches``, without memory.
+        knob: Which one.
+        value: The new value, e.g. the name of a device.
+        latency_of: Takes a batch, and a value for each of the other knobs by name; returns the
+            latency of such a call, or None if it was not recorded.
+
+    Raises:
+        ValueError: A call of the sweep was not recorded, or the value is there already.
+    """
+    values = sweep.knobs[knob]
+    if value in values:
+        raise ValueError(f"{value!r} is there already: {values}.")
+    knobs = {**sweep.knobs, knob: [*values, value]}
+    smallest = sweep.against[BATCH]
+    points = []
+    for row in itertools.product(*knobs.values()):
+        setting = dict(zip(knobs, row, strict=True))
+        if setting[knob] != value:
+            points.append(sweep.point(**setting))
+            continue
+        others = {name: v for name, v in setting.items() if name not in (BATCH, knob)}
+        found, first = (latency_of(batch, **others) for batch in (setting[BATCH], smallest))
+        if found is None or first is None:
+            raise ValueError(f"{value} has no record of {setting}.")
+        points.append(Point(setting, _recall_call(setting[BATCH], found, first, smallest)))
+    return Sweep(knobs, points, sweep.against, sweep.experiment)
+
+
+def _recall_call(
+    batch: int, latency: Measurement, first: Measurement, smallest: int
+) -> dict[str, Measurement]:
+    """Return the metrics of a recorded call; the gain has no interval, only medians."""
+    rates = [1000 * batch / ms for ms in (latency.value, latency.high, latency.low)]
+    origin, count = latency.provenance, latency.count
+    gain = first.value / smallest / (latency.value / batch)
+    return {
+        "latency": latency,
+        "throughput": Measurement(rates[0], "images/s", rates[1], rates[2], count, origin),
+        "gain": Measurement(gain, "×", gain, gain, count, origin),
+    }

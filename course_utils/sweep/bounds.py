@@ -10,8 +10,8 @@ from course_utils.accelerators import Accelerator
 from course_utils.bounds import LayerBound, bound_layers, scale_batch, scale_width
 from course_utils.layer_costs import ModelCosts
 from course_utils.measure import Measurement, Provenance
-from course_utils.runtimes.runner import Runner
-from course_utils.sweep.experiment import Experiment, Finding, Point, Setting
+from course_utils.sweep.computed import Computed, list_settings
+from course_utils.sweep.experiment import Point, Setting
 from course_utils.sweep.sweep import Sweep
 
 BATCH, DEVICE, NETWORK, FORMAT = "a call", "device", "network", "format"
@@ -42,7 +42,8 @@ def compute_bounds(
         against: The setting that a panel starts at; None: the first of each.
 
     Raises:
-        ValueError: A knob has no values, or ``against`` is none of the settings.
+        ValueError: A knob has no values or one of them twice, or ``against`` is none of the
+            settings.
     """
     knobs: dict[str, list[Any]] = {
         BATCH: list(batches),
@@ -52,21 +53,20 @@ def compute_bounds(
     }
     if not all(knobs.values()):
         raise ValueError(f"Give at least one value for each knob, not {knobs}.")
+    if any(len(values) > len(set(values)) for values in knobs.values()):
+        raise ValueError(f"A value of a knob stands there twice: {knobs}.")
     start = dict(against or {knob: values[0] for knob, values in knobs.items()})
     costs = {
         (name, kind, batch): scale_batch(scale_width(networks[name], size), batch)
         for name, (kind, size), batch in product(networks, formats.items(), batches)
     }
     experiment = Bounds(costs, {device.name: device for device in devices})
-    settings = [dict(zip(knobs, row, strict=True)) for row in product(*knobs.values())]
-    if start not in settings:
-        raise ValueError(f"against={start} is none of the settings of {knobs}.")
-    points = [experiment.compute(setting) for setting in settings]
+    points = [experiment.compute(setting) for setting in list_settings(knobs, start)]
     return Sweep(knobs, points, start, experiment)
 
 
 @dataclass(frozen=True)
-class Bounds(Experiment):
+class Bounds(Computed):
     """Bounds from peaks and bandwidths.
 
     Attributes:
@@ -77,8 +77,6 @@ class Bounds(Experiment):
     costs: Mapping[tuple[str, str, int], ModelCosts]
     devices: Mapping[str, Accelerator]
 
-    is_measured: ClassVar[bool] = False
-    is_compared: ClassVar[bool] = False
     titles: ClassVar[Mapping[str, str]] = {
         "latency": "latency, at least",
         "throughput": "throughput, at most",
@@ -116,7 +114,7 @@ class Bounds(Experiment):
         costs = self._costs_at(setting)
         needed = costs.weight_bytes + costs.peak_activation_bytes
         if needed > device.memory_gib * 2**30:
-            return f"needs {needed / 2**30:.1f} GiB, and {device.name} has {device.memory_gib:g}"
+            return f"needs {needed / 2**30:.3g} GiB, and {device.name} has {device.memory_gib:g}"
         return ""
 
     def _costs_at(self, setting: Setting) -> ModelCosts:
@@ -157,19 +155,3 @@ class Bounds(Experiment):
         }
         metrics["latency"] = replace(metrics["latency"], low=quickest_ms)
         return Point(dict(setting), metrics, remark=why_not)
-
-    def prepare(self, setting: Setting) -> Runner:
-        """Nothing runs.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("These points are computed from data sheets; nothing is there to run.")
-
-    def count(self, runner: Runner, setting: Setting) -> dict[str, Any]:
-        """Nothing is counted by running."""
-        return {}
-
-    def measurements(self, found: Finding, baseline: Finding) -> dict[str, Measurement]:
-        """Nothing is measured."""
-        return {}

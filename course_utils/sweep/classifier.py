@@ -33,6 +33,7 @@ def measure(
     executor: Executor | None = None,
     rounds: int | None = None,
     batch: int = 10,
+    images_a_call: int = 1,
 ) -> Sweep:
     """Measure a runner at every combination of the knobs' values; see ``sweep.run``.
 
@@ -52,11 +53,15 @@ def measure(
         executor: Where to build and count accuracies, e.g. a cluster's; None: here, one by one.
         rounds: Turns that each runner gets; None: until the speeds are known to ±5 %, or for 10 s.
         batch: Images a call while the accuracy is counted; see ``measure.find_right``.
+        images_a_call: How many images a timed call gets.
 
     Raises:
-        ValueError: A knob has no values, or ``against`` is not among the settings.
+        ValueError: A knob has no values, ``against`` is not among the settings, or a call gets
+            no image, or more than there are.
     """
-    experiment = Classification(at, on, batch, count_with, also)
+    if not 1 <= images_a_call <= len(on):
+        raise ValueError(f"A call gets 1 to {len(on)} of the images, not {images_a_call}.")
+    experiment = Classification(at, on, batch, count_with, also, images_a_call)
     return run(experiment, over, against, executor=executor, rounds=rounds)
 
 
@@ -69,6 +74,7 @@ class Classification(Experiment):
     batch: int = 10
     count_with: Callable[..., Runner] | None = None
     also: Callable[..., Mapping[str, Measurement]] | None = None
+    images_a_call: int = 1
     _counted: list[tuple[Runner, np.ndarray]] = field(
         default_factory=list, repr=False, compare=False
     )
@@ -78,8 +84,10 @@ class Classification(Experiment):
     @property
     def titles(self) -> Mapping[str, str]:  # type: ignore[override]
         """Names of metrics on a panel."""
-        one = self.counted.removesuffix("s")
-        return {"latency": f"latency of one {one}", "size": "size of what ships"}
+        what = f"{self.images_a_call} {self.counted}"
+        if self.images_a_call == 1:
+            what = f"one {self.counted.removesuffix('s')}"
+        return {"latency": f"latency of {what}", "size": "size of what ships"}
 
     @property
     def counted(self) -> str:
@@ -98,7 +106,7 @@ class Classification(Experiment):
     @property
     def key(self) -> tuple[Any, ...]:
         """The functions, the images and the batch."""
-        return self.at, self.on, self.batch, self.count_with, self.also
+        return self.at, self.on, self.batch, self.count_with, self.also, self.images_a_call
 
     def prepare(self, setting: Setting) -> Runner:
         """Return the runner of a setting."""
@@ -127,8 +135,8 @@ class Classification(Experiment):
         return earlier[0] if earlier else self._counted[-1][1]
 
     def batch_of(self, setting: Setting) -> np.ndarray:
-        """Return the one image that is timed."""
-        return self.on.images[:1]
+        """Return the images of a timed call."""
+        return self.on.images[: self.images_a_call]
 
     def measurements(self, found: Finding, baseline: Finding) -> dict[str, Measurement]:
         """Return accuracy, gain, latency, speed and size."""

@@ -59,8 +59,15 @@ class Sweep:
         return next(iter(self.points[0].metrics.values())).provenance
 
     def measure_again(self, **setting: Any) -> Point:
-        """Return a point measured afresh, in turns with the baseline."""
-        self.point(**setting)  # so that a setting that does not exist is named
+        """Return a point measured afresh, in turns with the baseline.
+
+        Raises:
+            ValueError: There is no such setting, or its numbers were not measured here.
+        """
+        point = self.point(**setting)  # so that a setting that does not exist is named
+        kinds = {found.provenance.kind for found in point.metrics.values()}
+        if "measured" not in kinds:
+            raise ValueError(f"This point is {' and '.join(sorted(kinds))}, not measured here.")
         experiment = self.experiment
         experiment.forget()
         settings = [experiment.baseline_of(setting, self.against), setting]

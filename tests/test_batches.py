@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from course_utils import runtimes, sweep
+from course_utils import devices, runtimes, sweep
 from course_utils.measure import Measurement, measured_now
 from course_utils.measure.memory import InferenceMemory
 from course_utils.sweep import batches as module
@@ -143,3 +143,50 @@ def test_a_real_network_is_measured_in_a_process_of_its_own(tiny_mlp, images):
     assert forty.latency.value > one.latency.value
     assert all(point.memory.value >= 0 for point in measured.points)
     assert np.isfinite([point.throughput.value for point in measured.points]).all()
+
+
+# Without memory
+
+
+def test_without_memory_nobody_is_asked_about_it(measure, planted_memory):
+    measured = measure(with_memory=False)
+    assert planted_memory == []
+    for point in measured.points:
+        assert list(point.metrics) == ["latency", "throughput", "gain"]
+        batch = point.setting[BATCH]
+        assert point.throughput.value == pytest.approx(1000 * batch / point.latency.value)
+    assert measured.point(**{BATCH: 8, "kind": "fast"}).gain.value > 3
+
+
+def test_the_words_speak_of_memory_only_where_it_is_measured(measure, capsys):
+    for with_memory in (True, False):
+        experiment = measure(with_memory=with_memory).experiment
+        assert ("memory" in experiment.about) == with_memory
+        assert experiment.about.endswith("is beside the smallest batch of the same")
+        assert experiment.counting == ("memory" if with_memory else "building")
+        assert ("memory" in capsys.readouterr().out) == with_memory
+
+
+def test_with_and_without_memory_are_two_sweeps(measure, planted_memory):
+    measure(with_memory=False)
+    again = measure()
+    assert planted_memory
+    assert all("memory" in point.metrics for point in again.points)
+
+
+def test_a_point_without_memory_can_be_measured_again(measure, planted_memory):
+    again = measure(with_memory=False).measure_again(**{BATCH: 4, "kind": "fast"})
+    assert planted_memory == []
+    assert list(again.metrics) == ["latency", "throughput", "gain"]
+
+
+def test_a_runner_of_pytorch_is_measured_without_memory(tiny_mlp, images):
+    def at(precision):
+        here = devices.get_device("cpu")
+        return runtimes.build_on_device(tiny_mlp, images, here, precision=precision)
+
+    measured = sweep.measure_batches(
+        at, batches=[1, 4], over={"precision": ["fp32"]}, images=images, with_memory=False, rounds=2
+    )
+    assert {point.runtime for point in measured.points} == {"PyTorch on cpu"}
+    assert all(point.latency.value > 0 for point in measured.points)

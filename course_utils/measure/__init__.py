@@ -43,6 +43,6 @@ __all__ = [
     "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_on_device",
     "compare_seeds", "compare_speed", "computed", "count_inference_bytes", "count_launches",
     "count_training_bytes", "find_right", "measure_accuracy", "measure_copies",
-    "measure_launches", "measure_memory", "measure_peak", "measured_now", "noisy_neighbours", "run_stages",
-    "summarize_accuracy", "summarize_latency", "summarize_seeds", "wait_for",
+    "measure_launches", "measure_memory", "measure_peak", "measured_now", "noisy_neighbours",
+    "run_stages", "summarize_accuracy", "summarize_latency", "summarize_seeds", "wait_for",
 ]  # fmt: skip

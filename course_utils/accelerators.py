@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from course_utils import machine
+from course_utils.devices import Device
 from course_utils.roofline import Roofline, cache_bytes
 from course_utils.tables import Table
 
@@ -39,6 +39,7 @@ class Accelerator:
     date: str = ""
 
 
+NAMES = {"fp32": "fp32", "bf16": "16 bits", "fp16": "16 bits", "int8": "int8", "fp8": "fp8"}
 HOPPER = "NVIDIA, Hopper architecture in-depth, 2022, table 3"
 SCALING_BOOK = "JAX team, How to scale your model, 2025"
 INSTANCES = "AWS, us-east-1, on demand, as listed by instances.vantage.sh"
@@ -112,9 +113,10 @@ CATALOGUE: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         "Coral Edge TPU", "NPU", {"int8": 4},
-        bandwidth_gb_s=0.64, memory_gib=4, on_chip_mib=8, watts=2,
-        source="coral.ai, benchmarks and FAQ; bandwidth: that of USB 3, over which all comes that"
-        " its 8 MiB do not hold (Kavalerov, 2019); 4 GiB of the host are an example",
+        bandwidth_gb_s=0.5, memory_gib=4, on_chip_mib=8, watts=2,
+        source="coral.ai, benchmarks and FAQ; bandwidth: that of USB 3, over which weights come"
+        " that its 8 MiB do not hold (Kavalerov, 2019), computed as 8 of 10 bits of 5 Gbit/s; 4 GiB"
+        " of the host are an example",
         date="2019-12",
     ),
 )  # fmt: skip
@@ -133,27 +135,42 @@ def get_accelerator(name: str) -> Accelerator:
 
 
 def describe_here(
-    name: str, roofs: Roofline, *, price_per_hour: float = 0.0, price_note: str = ""
+    name: str,
+    device: Device,
+    *roofs: Roofline,
+    price_per_hour: float = 0.0,
+    price_note: str = "",
 ) -> Accelerator:
     """Return a device of this machine in the terms of the catalogue, as it was measured.
 
     Args:
         name: To call it by.
-        roofs: From ``device_roofline.measure_device_roofline``.
+        device: Which one.
+        roofs: Measured on it, at least one; of each format the highest peak counts. The first
+            has the bandwidth.
         price_per_hour: US dollars, if you pay for it.
         price_note: What that price is.
+
+    Raises:
+        ValueError: There is no roofline.
     """
-    peaks = {kind: peak.value / 1000 for kind, peak in roofs.peaks.items()}
-    named = {"fp32": "fp32", "bf16": "16 bits", "int8": "int8", "fp8": "fp8"}
-    bandwidth = roofs.bandwidths["memory"]
-    here = machine.describe()
+    if not roofs:
+        raise ValueError("Give at least one roofline of the device.")
+    peaks: dict[str, float] = {}
+    for roof in roofs:
+        for kind, peak in roof.peaks.items():
+            told = NAMES.get(kind)
+            if told:
+                peaks[told] = max(peaks.get(told, 0.0), peak.value / 1000)
+    bandwidth = roofs[0].bandwidths["memory"]
+    is_processor = not device.is_queued
     return Accelerator(
         name,
-        "CPU",
-        {named[kind]: peak for kind, peak in peaks.items() if kind in named},
+        "CPU" if is_processor else "GPU",
+        peaks,
         bandwidth_gb_s=bandwidth.value,
-        memory_gib=here.memory_gib or 8,
-        on_chip_mib=max(cache_bytes()) / 2**20,
+        memory_gib=round(device.free_bytes() / 2**30, 1),
+        on_chip_mib=max(cache_bytes()) / 2**20 if is_processor else 0.0,
         price_per_hour=price_per_hour,
         price_note=price_note,
         source=str(bandwidth.provenance),
@@ -183,8 +200,11 @@ def tabulate(devices: Sequence[Accelerator]) -> Table:
         ]
         for device in devices
     ]
-    notes = [f"{device.name}: {device.source}; {device.date}" for device in devices]
-    told = "Peaks in 10¹² operations a second; the ridge, in operations a byte, is computed."
+    notes = [
+        "; ".join(filter(None, (f"{device.name}: {device.source}", device.price_note, device.date)))
+        for device in devices
+    ]
+    told = "Peaks in 10¹² operations a second; the ridge, that of the fastest format, is computed."
     return Table(head, rows, [told, *notes])
 
 

@@ -1,10 +1,12 @@
-"""How fast can a network be at best? A lower bound for each layer, from two numbers of a device.
+"""How fast can a network be? A bound for each layer, from two numbers of a device.
 
 A layer cannot be done before its operations are computed, nor before its bytes have arrived:
 ``max(operations / peak, bytes / bandwidth)``, the roofline turned into a time (Williams, Waterman
 & Patterson, 2009). Layers run one after the other, so the bounds add up. What is left out makes
-the bound lower, never higher: launching, waiting, operations without multiply-adds (which can be
-fused), and a kernel that reaches less than the peak.
+the sum lower: launching, waiting, operations without multiply-adds, kernels that reach less than
+the peak. One thing makes it higher than need be: bytes that a layer finds in a cache, or that a
+fused layer never writes, do not come from memory. So it is a lower bound for layers whose weights,
+inputs and outputs come from where the bandwidth was measured.
 """
 
 import math

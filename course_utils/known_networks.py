@@ -74,6 +74,7 @@ def count_decoder_step(
     width: int = 4096,
     inside: int = 11008,
     vocabulary: int = 32000,
+    context: int = 1000,
     bytes_per_weight: float = 2,
     bytes_per_activation: float = 2,
 ) -> ModelCosts:
@@ -81,14 +82,15 @@ def count_decoder_step(
 
     The matrices of a decoder of the Llama kind (Touvron et al., 2023, arXiv 2302.13971): four
     for attention and three for the gated layer in each block, and the one that chooses the word.
-    The defaults are those of the 7B model. What attention reads of earlier tokens is left out;
-    it grows with the text.
+    The defaults are those of the 7B model. Attention also reads a key and a value of each earlier
+    token in each block; they belong to the text, so a batch of texts has as many times as much.
 
     Args:
         blocks: Transformer blocks.
         width: Of the residual stream.
         inside: Width inside of the gated layer.
         vocabulary: Tokens to choose from.
+        context: Tokens that the text has already.
         bytes_per_weight: 4 for fp32, 2 for 16 bits, 1 for int8.
         bytes_per_activation: Likewise.
     """
@@ -109,4 +111,18 @@ def count_decoder_step(
         )
         for name, (given, made) in named.items()
     ]
+    kept = 2 * context * width  # keys and values of one block
+    kept_bytes = round(kept * bytes_per_activation)
+    for n in range(blocks):
+        attention = LayerCost(
+            name=f"{n}.attention",
+            kind="attention",
+            macs=kept,
+            parameters=0,
+            weight_bytes=0,
+            input_bytes=kept_bytes + round(width * bytes_per_activation),
+            output_bytes=round(width * bytes_per_activation),
+            live_bytes=blocks * kept_bytes,  # those of all blocks stay from token to token
+        )
+        layers.insert(n * (len(shapes) + 1) + 3, attention)  # after the query, key and value
     return ModelCosts(layers, sum(layer.weight_bytes for layer in layers))

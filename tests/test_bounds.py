@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fake_device import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from course_utils.bounds import (
     scale_width,
     tabulate_bounds,
 )
+from course_utils.devices import Device
 from course_utils.lab.readouts import count_digits, format_value
 from course_utils.layer_costs import LayerCost, ModelCosts, count_costs
 from course_utils.layer_times import LayerTime, LayerTimes
@@ -27,6 +29,7 @@ from course_utils.roofline import Roofline
 from course_utils.sweep.bounds import BATCH, DEVICE, FORMAT, NETWORK
 
 HERE = Provenance("measured", "a planted machine", "2026-01-31")
+CPU = Device("cpu", "a processor", "cpu")
 NETWORKS = {
     "ResNet8": models.ResNet8(4),
     "MLP": models.MLP([784, 30, 20, 10]),
@@ -248,7 +251,7 @@ def test_a_point_is_what_one_computes_by_hand(computed):
     assert point.throughput.value == pytest.approx(10_000)
     assert point.energy.value == pytest.approx(5)  # 50 W for 0.1 ms, in mJ
     assert point.cost.value == pytest.approx(0.1)  # 10⁶ × 0.1 ms at 0.1 cents a second
-    assert [found.unit for found in point.metrics.values()] == ["ms", "/s", "mJ", "$/million"]
+    assert [found.unit for found in point.metrics.values()] == ["ms", "items/s", "mJ", "$/million"]
     assert point.latency.note == "0 % of it in layers that wait for memory"
     assert (point.energy.note, point.cost.note) == ("50 W all the time", "$3.6 an hour")
     assert point.remark == ""
@@ -444,17 +447,42 @@ def test_the_table_of_devices_has_their_numbers_and_ridges():
     assert large[2:6] == ["–", "1", "–", "–"]
     assert large[-1] == "10"
     assert len(small) == len(large) == len(table.head)
-    assert "small: a data sheet; 2025" in table.notes
+    assert "small: a data sheet; $3.6 an hour; 2025" in table.notes
 
 
 def test_this_machine_is_described_in_the_same_terms():
-    peaks = {kind: rate(value, value) for kind, value in (("fp32", 100), ("bf16", 200))}
-    roofs = Roofline({**peaks, "tf32": rate(1, 1)}, {"memory": rate(12, 12)})
-    here = describe_here("this one", roofs, price_per_hour=0.1, price_note="a guess")
-    assert here.peaks == {"fp32": 0.1, "16 bits": 0.2}
+    first, second = (
+        Roofline({kind: rate(value, 99) for kind, value in peaks.items()}, {"memory": rate(12, 12)})
+        for peaks in ({"fp32": 100, "bf16": 200, "tf32": 1}, {"fp32": 90, "fp16": 250, "int8": 400})
+    )
+    here = describe_here(
+        "this one",
+        CPU,
+        first,
+        replace(second, bandwidths={}),
+        price_per_hour=0.1,
+        price_note="a guess",
+    )
+    assert here.peaks == {"fp32": 0.1, "16 bits": 0.25, "int8": 0.4}  # the highest of each format
     assert (here.name, here.bandwidth_gb_s, here.price_per_hour) == ("this one", 12, 0.1)
+    assert (here.kind, here.date) == ("CPU", "2026-01-31")
     assert find_faults(here) == []
-    assert here.date == "2026-01-31"
+
+
+def test_an_accelerator_of_this_machine_has_its_own_memory():
+    class Gpu(FakeDevice):
+        def free_bytes(self):
+            return 12 * 2**30
+
+    roofs = Roofline({"fp32": rate(100, 100)}, {"memory": rate(12, 12)})
+    here = describe_here("this one", Gpu(), roofs)
+    assert (here.kind, here.memory_gib, here.on_chip_mib) == ("GPU", 12, 0)
+    assert find_faults(here) == []
+
+
+def test_a_device_without_a_roofline_is_not_described():
+    with pytest.raises(ValueError, match="at least one roofline of the device"):
+        describe_here("this one", CPU)
 
 
 # Small numbers

@@ -28,6 +28,9 @@ CPU = Device("cpu", "Some CPU (R) @ 2.10GHz", "cpu")
 def quick(monkeypatch):
     """Let all that is measured be small, and take no longer than it must."""
     monkeypatch.setattr(device_roofline, "SIDES", dict.fromkeys(device_roofline.SIDES, (16,)))
+    monkeypatch.setattr(
+        device_roofline, "CONVOLUTIONS", dict.fromkeys(device_roofline.CONVOLUTIONS, ((1, 2, 3),))
+    )
     monkeypatch.setattr(device_roofline, "MEMORY_BYTES", 2**16)
     monkeypatch.setattr(device_roofline, "ACCELERATOR_BYTES", 2**16)
     monkeypatch.setattr(latency, "ENOUGH_SECONDS", 0.0)
@@ -315,6 +318,12 @@ def test_a_number_comes_back_with_its_origin(content, folder):
     assert math.isnan(found.p95)
     assert str(found.provenance) == "recorded: A GPU in a machine, 2026-01-31, device_a.json"
     assert read.latency("n", 4, "bf16", "kept").value == 3.0
+
+
+def test_a_call_in_fp32_with_copied_images_is_that_of_a_sweep(content):
+    read = DeviceRecord(content, Path("a.json"))
+    assert read.latency_of_call(1, "n") == read.latency("n", 1)
+    assert read.latency_of_call(4, "n") is None  # only recorded in another format
 
 
 @pytest.mark.parametrize(

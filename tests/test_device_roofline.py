@@ -8,19 +8,30 @@ import torch
 from fake_device import NO_ANSWER, NO_MEMORY, FakeDevice
 
 from course_utils import device_roofline as module
-from course_utils.device_roofline import FORMATS, build_product, measure_device_roofline
+from course_utils.device_roofline import (
+    FORMATS,
+    build_convolution,
+    build_product,
+    measure_device_roofline,
+)
 from course_utils.devices import Device, DeviceLostError, OutOfDeviceMemoryError
 from course_utils.measure import Comparison, latency, measured_now
 from course_utils.roofline import UNITS
 
 CPU = Device("cpu", "a processor", "cpu")
 SIDE = 32
+PRODUCTS = [f"a product of {side}×{side} matrices" for side in (16, SIDE)]
+CONVOLUTIONS = [
+    f"a 3×3 convolution of {n} × 2 channels of {side}×{side}" for n, side in ((1, 3), (2, 4))
+]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Multiply small matrices, copy few bytes, and take little time for it."""
     monkeypatch.setattr(module, "SIDES", dict.fromkeys(module.SIDES, (16, SIDE)))
+    tiny = ((1, 2, 3), (2, 2, 4))
+    monkeypatch.setattr(module, "CONVOLUTIONS", dict.fromkeys(module.CONVOLUTIONS, tiny))
     monkeypatch.setattr(module, "MEMORY_BYTES", 2**20)
     monkeypatch.setattr(module, "ACCELERATOR_BYTES", 2**20)
     monkeypatch.setattr(module, "SECONDS", 30.0)
@@ -60,7 +71,7 @@ def refuse(monkeypatch, error: Exception, name: str = "mm", side: int = 0) -> No
 # Products
 
 
-@pytest.mark.parametrize(("kind", "digits"), [("fp32", 23), ("bf16", 8), ("fp16", 11)])
+@pytest.mark.parametrize(("kind", "digits"), [("fp32", 20), ("bf16", 7), ("fp16", 10)])
 def test_a_product_in_floats_is_near_that_of_its_matrices(kind, digits):
     product = build_product(kind, SIDE, CPU)
     a, b = (one.double().numpy() for one in product.args)
@@ -86,6 +97,8 @@ def test_a_product_of_eight_bit_floats_is_near_that_of_its_matrices():
     product = build_product("fp8", SIDE, CPU)
     a, b = (one.double().numpy() for one in product.args[:2])
     assert {one.dtype for one in product.args[:2]} == {torch.float8_e4m3fn}
+    assert product.args[0].is_contiguous()
+    assert product.args[1].t().is_contiguous()  # column by column, as GPUs want the second one
     found = product()
     assert found.dtype == torch.bfloat16  # eight bits of mantissa, the first one not stored
     assert np.abs(found.double().numpy() - a @ b).max() <= 2.0**-7 * np.abs(a @ b).max()
@@ -94,9 +107,28 @@ def test_a_product_of_eight_bit_floats_is_near_that_of_its_matrices():
     assert np.corrcoef((a @ b).ravel(), exact.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.parametrize(("kind", "digits"), [("fp32", 20), ("bf16", 7), ("fp16", 10)])
+def test_a_convolution_is_near_that_of_its_images(kind, digits):
+    work = build_convolution(kind, 2, 5, 7, CPU)
+    images, weights = (one.double() for one in work.args)
+    assert (images.shape, weights.shape) == ((2, 5, 7, 7), (5, 5, 3, 3))
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in work.args)
+    found = work()
+    assert found.dtype == module.DTYPES[kind]
+    windows = torch.nn.functional.unfold(images, 3, padding=1)  # (image, 5 * 9, 49)
+    expected = (weights.reshape(5, -1) @ windows).reshape(2, 5, 7, 7)
+    assert (found.double() - expected).abs().max() <= 2.0**-digits * expected.abs().max() * 2
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_pytorch_has_no_convolution_of_eight_bits(kind):
+    assert build_convolution(kind, 1, 2, 3, CPU) is None
+
+
 @pytest.mark.parametrize("device", [CPU, FakeDevice("mps"), FakeDevice("xpu")], ids=str)
 def test_only_some_gpus_have_tf32(device):
     assert build_product("tf32", SIDE, device) is None
+    assert build_convolution("tf32", 1, 2, 3, device) is None
 
 
 @pytest.mark.parametrize(
@@ -112,18 +144,25 @@ def test_gpus_have_tf32_from_a_generation_on(monkeypatch, capability, has_it):
 def test_a_gpu_multiplies_floats_with_tf32_or_without_and_is_left_as_it_was(
     monkeypatch, kind, switch, before
 ):
-    matrices, seen = torch.backends.cuda.matmul, []
+    switches, seen = (torch.backends.cuda.matmul, torch.backends.cudnn), []
+
+    def look(*_, **__):
+        seen.append([one.allow_tf32 for one in switches])
+
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
-    monkeypatch.setattr(
-        torch.Tensor, "__matmul__", lambda a, b: seen.append(matrices.allow_tf32) or torch.mm(a, b)
-    )
-    usual = matrices.allow_tf32
-    matrices.allow_tf32 = before
+    monkeypatch.setattr(torch, "mm", look)
+    monkeypatch.setattr(module.F, "conv2d", look)
+    usual = [one.allow_tf32 for one in switches]
     try:
+        for one in switches:
+            one.allow_tf32 = before
         build_product(kind, SIDE, FakeDevice())
-        assert (seen, matrices.allow_tf32) == ([switch], before)
+        build_convolution(kind, 1, 2, 3, FakeDevice())
+        assert seen == [[switch] * 2] * 2
+        assert [one.allow_tf32 for one in switches] == [before] * 2
     finally:
-        matrices.allow_tf32 = usual
+        for one, allows in zip(switches, usual, strict=True):
+            one.allow_tf32 = allows
 
 
 def test_a_product_is_tried_until_it_is_done():
@@ -188,8 +227,7 @@ def test_the_processor_has_a_roof_for_each_of_its_formats():
     for kind, peak in roofs.peaks.items():
         assert 0 < peak.low <= peak.value <= peak.high < math.inf
         assert peak.unit == UNITS[kind]
-        side = 32 if "32" in peak.note else 16
-        assert peak.note == f"by a product of {side}×{side} matrices in PyTorch"
+        assert peak.note in [f"by {name} in PyTorch" for name in PRODUCTS + CONVOLUTIONS]
         assert peak.provenance.kind == "measured"
     memory = roofs.bandwidths["memory"]
     assert 0 < memory.low <= memory.value <= memory.high < math.inf
@@ -202,22 +240,32 @@ def test_a_format_whose_kernel_raises_is_left_out(monkeypatch):
     refuse(monkeypatch, RuntimeError("not implemented"), "_int_mm")
     refuse(monkeypatch, RuntimeError("not implemented"), "_scaled_mm")
     assert set(measure_device_roofline(CPU).peaks) == {"fp32", "bf16", "fp16"}
+    refuse(monkeypatch, RuntimeError("not implemented"), "mm")
+    monkeypatch.setattr(module, "CONVOLUTIONS", {"cpu": ()})
+    assert measure_device_roofline(CPU).peaks == {}
 
 
-def test_the_peak_is_that_of_the_best_side(plant_times):
-    named = plant_times(2.0, 0.5)  # a small matrix, and a larger one that takes less
+@pytest.mark.parametrize(
+    ("times_ms", "best", "macs"),
+    [
+        ([2.0, 0.05, 50.0, 50.0], PRODUCTS[1], 32**3),  # the larger one takes less
+        ([0.05, 50.0, 50.0, 50.0], PRODUCTS[0], 16**3),
+        ([50.0, 50.0, 0.05, 50.0], CONVOLUTIONS[0], 9 * 2 * 2 * 3 * 3),
+        ([50.0, 50.0, 50.0, 0.05], CONVOLUTIONS[1], 9 * 2 * 2 * 4 * 4 * 2),
+    ],
+)
+def test_the_peak_is_that_of_the_best(plant_times, times_ms, best, macs):
+    named = plant_times(*times_ms)
     peak = module._measure_peak("fp32", CPU)
-    assert named == ["a product of 16×16 matrices in fp32", "a product of 32×32 matrices in fp32"]
-    assert peak.value == pytest.approx(2 * 32**3 / 1e6 / 0.5)
-    assert peak.note == "by a product of 32×32 matrices in PyTorch"
-    plant_times(0.5, 50.0)
-    assert module._measure_peak("fp32", CPU).value == pytest.approx(2 * 16**3 / 1e6 / 0.5)
+    assert named == [f"{name} in fp32" for name in PRODUCTS + CONVOLUTIONS]
+    assert peak.value == pytest.approx(2 * macs / 1e6 / 0.05)
+    assert peak.note == f"by {best} in PyTorch"
 
 
 def test_after_a_slow_product_no_larger_one_is_tried(plant_times):
     named = plant_times(module.SLOW_MS + 1)
     assert module._measure_peak("fp32", CPU) is not None
-    assert named == ["a product of 16×16 matrices in fp32"]
+    assert named == [f"{PRODUCTS[0]} in fp32", f"{CONVOLUTIONS[0]} in fp32"]
 
 
 def test_a_slow_product_gets_the_time_for_a_round(monkeypatch):
@@ -230,7 +278,7 @@ def test_a_slow_product_gets_the_time_for_a_round(monkeypatch):
 
     monkeypatch.setattr(module, "compare_on_device", compare_planted)
     module._measure_peak("fp32", CPU)
-    assert limits == [module.SECONDS + 3.0 * module.LEAST_CALLS]
+    assert limits == [module.SECONDS + 3.0 * module.LEAST_CALLS] * 2
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(NO_MEMORY), RuntimeError("no kernel")])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from course_utils.bounds import scale_batch
 from course_utils.known_networks import STAGES, ResNet50, count_decoder_step
 from course_utils.layer_costs import count_costs
 from course_utils.models import count_parameters
@@ -65,35 +66,59 @@ def test_drawing_it_leaves_torch_s_random_numbers_as_they_were():
 
 
 def test_a_step_of_the_7b_model_reads_all_its_matrices_once():
-    costs = count_decoder_step()
+    costs = count_decoder_step(context=0)
     block = 4 * 4096 * 4096 + 3 * 4096 * 11008
     weights = 32 * block + 4096 * 32000
     assert weights == 6_607_077_376  # 6.74 billion with the words' vectors, of which it reads one
     assert costs.parameters == costs.macs == weights
     assert costs.weight_bytes == 2 * weights
-    assert len(costs.layers) == 32 * 7 + 1
+    linear = [layer for layer in costs.layers if layer.kind == "linear"]
+    assert len(linear) == 32 * 7 + 1
     assert len({layer.name for layer in costs.layers}) == len(costs.layers)
-    assert {layer.kind for layer in costs.layers} == {"linear"}
+
+
+@pytest.mark.parametrize("context", [0, 1, 1000])
+def test_attention_reads_a_key_and_a_value_of_each_earlier_token(context):
+    costs = count_decoder_step(context=context)
+    names = ["query", "key", "value", "attention", "merge", "gate", "up", "down"]
+    assert [layer.name for layer in costs.layers] == [
+        *(f"{n}.{name}" for n in range(32) for name in names), "words",
+    ]  # fmt: skip
+    kept = 2 * context * 4096
+    for layer in costs.layers:
+        if layer.kind == "attention":
+            assert (layer.macs, layer.parameters, layer.weight_bytes) == (kept, 0, 0)
+            assert layer.input_bytes == 2 * (kept + 4096)
+            assert layer.output_bytes == 2 * 4096
+            assert layer.live_bytes == 32 * 2 * kept  # the other blocks' stay meanwhile
+    texts = scale_batch(costs, 5)  # each has keys and values of its own
+    assert texts.peak_activation_bytes == 5 * costs.peak_activation_bytes
+    assert texts.weight_bytes == costs.weight_bytes
 
 
 def test_a_token_needs_an_operation_for_each_byte_or_so():
-    costs = count_decoder_step()
+    costs = count_decoder_step(context=0)
     assert costs.flop_per_byte == pytest.approx(1, abs=0.001)  # two for each weight of two bytes
-    assert count_decoder_step(bytes_per_weight=0.5).flop_per_byte == pytest.approx(4, abs=0.02)
+    assert count_decoder_step(context=0, bytes_per_weight=0.5).flop_per_byte == pytest.approx(
+        4, abs=0.02
+    )
 
 
 @pytest.mark.parametrize(("per_weight", "per_activation"), [(4, 4), (2, 2), (1, 2), (0.5, 2)])
 def test_bytes_are_those_of_the_formats(per_weight, per_activation):
     costs = count_decoder_step(
-        blocks=1, width=8, inside=20, vocabulary=50,
+        blocks=1, width=8, inside=20, vocabulary=50, context=3,
         bytes_per_weight=per_weight, bytes_per_activation=per_activation,
     )  # fmt: skip
     shapes = {
         "0.query": (8, 8), "0.key": (8, 8), "0.value": (8, 8), "0.merge": (8, 8),
         "0.gate": (8, 20), "0.up": (8, 20), "0.down": (20, 8), "words": (8, 50),
     }  # fmt: skip
-    assert [layer.name for layer in costs.layers] == list(shapes)
-    for layer in costs.layers:
+    linear = [layer for layer in costs.layers if layer.kind == "linear"]
+    assert [layer.name for layer in linear] == list(shapes)
+    (attention,) = (layer for layer in costs.layers if layer.kind == "attention")
+    assert attention.input_bytes == (2 * 3 * 8 + 8) * per_activation
+    for layer in linear:
         given, made = shapes[layer.name]
         assert layer.macs == layer.parameters == given * made
         assert layer.weight_bytes == given * made * per_weight

@@ -16,6 +16,7 @@ from course_utils.measure import (
     count_launches,
     measure_copies,
     measure_launches,
+    measure_peak,
     on_device,
     wait_for,
 )
@@ -140,6 +141,48 @@ def test_launches_on_the_processor_have_three_times_too():
     times = measure_launches(lambda: number.add_(1), CPU)
     assert number.item() == on_device.WARM_UP + 2 * on_device.REPEATS * on_device.LAUNCHES
     assert all(found.value > 0 for found in (times.launch, times.device, times.answer))
+
+
+# Memory
+
+
+class Remembering(FakeDevice):
+    """Has weights of 1000 bytes, and needs 50 more for each launch that waits in its queue."""
+
+    def reset_peak(self):
+        self.log.append("reset")
+
+    def peak_bytes(self):
+        self.log.append("peak")
+        return 1000 + 50 * self.log[self.log.index("reset") :].count("launch")
+
+
+@pytest.mark.parametrize("held_bytes", [0, 300])
+def test_the_memory_of_a_call_is_what_it_adds(held_bytes):
+    device = Remembering()
+    device.launch()  # of earlier
+
+    def run():
+        for _ in range(3):
+            device.launch()
+
+    found = measure_peak(run, device, held_bytes)
+    assert (found.value, found.low, found.high) == (150 + held_bytes,) * 3
+    assert (found.unit, found.provenance.note) == ("bytes", "on Fake GPU")
+    assert device.log[1:] == [
+        "synchronize", "reset", "peak", *["launch"] * 3, "synchronize", "peak",
+    ]  # fmt: skip
+
+
+def test_the_memory_of_a_call_is_not_told_by_the_processor():
+    with pytest.raises(ValueError, match="PyTorch does not tell"):
+        measure_peak(lambda: None, CPU)
+
+
+def test_a_call_that_does_not_fit_has_no_memory():
+    device = Remembering(largest_batch=3)
+    with pytest.raises(OutOfDeviceMemoryError, match="a call does not fit"):
+        measure_peak(lambda: device.launch(4), device)
 
 
 # Operations

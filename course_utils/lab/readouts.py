@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # a panel only shows: it needs the types of what was measured
 
 
 MOST_DIGITS = 7  # behind the point
+COUNTED = ("cells",)  # units of which there are whole numbers
+MOST_ZEROS = 4  # of a power of ten that is written in full
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Card(NamedTuple):
@@ -43,6 +46,8 @@ def format_value(measurement: Measurement) -> str:
         return format_size(value)
     if unit == "%":
         return f"{value:.1f} %"
+    if unit in COUNTED:
+        return f"{value:,.0f} {unit}"
     return f"{value:,.{count_digits(value)}f} {unit}"
 
 
@@ -51,6 +56,13 @@ def count_digits(value: float) -> int:
     if 0 < value < 0.01:
         return min(1 - math.floor(math.log10(value)), MOST_DIGITS)  # two that are not 0
     return 3 if value < 0.1 else 2 if value < 10 else 1 if value < 1000 else 0
+
+
+def write_power(power: int) -> str:
+    """Return a power of ten as a reader would write it: "0.01", "1000", "10⁶"."""
+    if abs(power) <= MOST_ZEROS:
+        return f"{10.0**power:g}"
+    return f"10{str(power).translate(RAISED)}"
 
 
 def format_size(size_bytes: float) -> str:

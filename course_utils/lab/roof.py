@@ -12,12 +12,11 @@ from matplotlib.axes import Axes
 
 from course_utils import plots
 from course_utils.lab.details import MOST_POWERS, Detail
+from course_utils.lab.readouts import write_power
 
 RATE = "10⁹ operations a second"
 MEMORY, ARITHMETIC = "bound by memory", "bound by arithmetic"
 SMALLEST, LARGEST = 2.0, 22.0  # radius in pixels of a layer that takes no time, and all of it
-MOST_ZEROS = 4  # of a power of ten that is written in full
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -152,12 +151,5 @@ def _scale(values: np.ndarray) -> dict[str, Any]:
     return {
         "low": low,
         "high": high,
-        "ticks": [{"at": power, "label": _write_power(power)} for power in powers],
+        "ticks": [{"at": power, "label": write_power(power)} for power in powers],
     }
-
-
-def _write_power(power: int) -> str:
-    """Return a power of ten as a reader would write it: "0.01", "1000", "10⁶"."""
-    if abs(power) <= MOST_ZEROS:
-        return f"{10.0**power:g}"
-    return f"10{str(power).translate(RAISED)}"

@@ -11,13 +11,15 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from course_utils import plots
-from course_utils.lab.details import Detail, describe_details
+from course_utils.lab.details import MOST_POWERS, Detail, describe_details
 from course_utils.lab.readouts import (
+    COUNTED,
     Card,
     count_digits,
     describe_setting,
     format_value,
     make_cards,
+    write_power,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def tell_cards(sweep: Sweep) -> list[list[Card]]:
             if title in found and not experiment.is_measured:
                 note = found[title].note  # it has no runs and no images to be told of
             if title in found and math.isnan(found[title].value):
-                value, note = NONE, point.remark
+                value, note = NONE, point.remark or found[title].note
             cards[place] = Card(title, value, note)
         cards_of_points.append(cards)
     most = max(cards_of_points, key=len)
@@ -230,12 +232,14 @@ def _log_axis(ends: Sequence[float], step: int) -> dict[str, Any]:
     """Return the scale of a chart in powers of ten of its steps, that all values stand on."""
     low = math.floor(math.log10(min(end for end in ends if end > 0) / step))
     high = math.ceil(math.log10(max(ends) / step))
-    ticks = range(low, max(high, low + 1) + 1)
+    high = max(high, low + 1)
     shift = math.log10(step)
+    every = math.ceil((high - low) / MOST_POWERS)
+    ticks = range(every * math.ceil(low / every), high + 1, every)
     return {
-        "low": ticks[0] + shift,
-        "high": ticks[-1] + shift,
-        "ticks": [{"at": tick + shift, "label": f"{10.0**tick:g}"} for tick in ticks],
+        "low": low + shift,
+        "high": high + shift,
+        "ticks": [{"at": tick + shift, "label": write_power(tick)} for tick in ticks],
     }
 
 
@@ -258,7 +262,10 @@ def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> 
         "known": f"With {describe_setting(known.setting)}: {_tell(known, asked)}."
         f" Move {'every' if len(asked) > 1 else 'the'} slider.",
         "measured": _tell(predict, asked, with_speed="latency" in asked),
-        "fields": [{"name": metric, **_field(sweep, metric)} for metric in asked],
+        "fields": [
+            {"name": metric, **_field(sweep, metric, known.metrics[metric].value)}
+            for metric in asked
+        ],
     }
 
 
@@ -268,14 +275,21 @@ def _tell(point: Point, asked: Sequence[str], with_speed: bool = False) -> str:
     return told + (f" ({speed.describe_speed()})" if speed else "")
 
 
-def _field(sweep: Sweep, metric: str) -> dict[str, Any]:
-    """Return the scale on which a guess is made."""
+def _field(sweep: Sweep, metric: str, known: float) -> dict[str, Any]:
+    """Return the scale on which a guess is made.
+
+    It holds all values of the sweep, unless there are very many: then twice what is told.
+    """
     baseline = sweep.baseline.metrics[metric]
     most = 2 * baseline.value
     highest = float(np.nanmax([point.metrics[metric].value for point in sweep.points]))
-    if highest > most or most == 0:
-        most = 1.25 * highest or 1.0
     if baseline.unit == "%":
         return {"unit": "%", "most": 100, "step": 1, "digits": 0}
+    if baseline.unit in COUNTED:
+        return {"unit": baseline.unit, "most": math.ceil(highest), "step": 1, "digits": 0}
+    if plots.is_crowded(sweep) and known > 0:
+        most = 2 * known
+    elif highest > most or most == 0:
+        most = 1.25 * highest or 1.0
     digits = count_digits(most)
     return {"unit": baseline.unit, "most": most, "step": most / 100, "digits": digits}

@@ -151,12 +151,13 @@ def count_launches(model: nn.Module, images: np.ndarray) -> int:
     return Counter.count
 
 
-def measure_peak(run: Callable[[], object], device: Device) -> Measurement:
-    """Measure the most bytes that tensors hold on an accelerator during a call, weights included.
+def measure_peak(run: Callable[[], object], device: Device, held_bytes: int = 0) -> Measurement:
+    """Measure how many bytes a call adds on an accelerator at most, to what is held already.
 
     Args:
         run: The call.
         device: Not the CPU, whose memory is not PyTorch's alone.
+        held_bytes: Of weights that are there already and belong to the call.
 
     Raises:
         ValueError: The device does not tell.
@@ -165,9 +166,10 @@ def measure_peak(run: Callable[[], object], device: Device) -> Measurement:
     with explained(device, "a call"):
         device.synchronize()
         device.reset_peak()
+        before = device.peak_bytes()
         run()
         device.synchronize()
-    size = float(device.peak_bytes())
+    size = float(device.peak_bytes() - before + held_bytes)
     return Measurement(size, "bytes", size, size, 1, measured_now(f"on {device}"))
 
 

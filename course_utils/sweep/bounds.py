@@ -14,7 +14,7 @@ from course_utils.sweep.computed import Computed, list_settings
 from course_utils.sweep.experiment import Point, Setting
 from course_utils.sweep.sweep import Sweep
 
-BATCH, DEVICE, NETWORK, FORMAT = "a call", "device", "network", "format"
+BATCH, DEVICE, NETWORK, FORMAT = "items a call", "device", "network", "format"
 FORMULA = "the sum over the layers of max(operations / peak, bytes / bandwidth)"
 COMPUTED = Provenance("computed", FORMULA, note="peaks and bandwidths from the devices' sources")
 
@@ -29,10 +29,11 @@ def compute_bounds(
 ) -> Sweep:
     """Compute for each setting the least latency, and what follows from it.
 
-    The metrics of a point are latency (ms a call, a lower bound), throughput (items a second, an
-    upper bound), energy (mJ an item, if the device drew its full rated power, an estimate) and
-    cost (US dollars for a million items, if it were busy all the time). All are NaN where the
-    device lacks the format, or the memory; the point's remark says so.
+    The metrics of a point are latency (ms a call, if every byte comes from memory; its lower end:
+    if all that fits on the chip stays there), throughput (items a second), energy (mJ an item, if
+    the device drew its full rated power so long) and cost (US dollars for a million items, if it
+    were busy all the time). All are NaN where the device lacks the format, or the memory; the
+    point's remark says so.
 
     Args:
         networks: What one item costs in fp32, by name.
@@ -78,18 +79,18 @@ class Bounds(Computed):
     devices: Mapping[str, Accelerator]
 
     titles: ClassVar[Mapping[str, str]] = {
-        "latency": "latency, at least",
-        "throughput": "throughput, at most",
-        "energy": "energy, estimated",
-        "cost": "cost, at least",
+        "latency": "latency, by the roofline",
+        "throughput": "throughput, by the roofline",
+        "energy": "energy, an estimate",
+        "cost": "cost, by the roofline",
     }
 
     @property
     def about(self) -> str:
         """What is left out."""
         return (
-            "launching, waiting and layers without multiply-adds are left out, and every byte"
-            " comes from the device's memory"
+            "if every byte comes from the device's memory; launching, waiting and layers without"
+            " multiply-adds are left out"
         )
 
     @property
@@ -143,7 +144,7 @@ class Bounds(Computed):
         notes["cost"] = device.price_note or "no price found"
         values = {
             "latency": (latency_ms, "ms", COMPUTED),
-            "throughput": (1 / seconds, "/s", COMPUTED),
+            "throughput": (1 / seconds, "items/s", COMPUTED),
             "energy": (1000 * watts * seconds, "mJ", energy),
             "cost": (1e6 * price * seconds / 3600, "$/million", cost),
         }

@@ -79,6 +79,11 @@ def distillation(browser: Browser, server: LabServer) -> Iterator[LabPage]:
     yield from _run_lesson(browser, server, "05_distillation.ipynb")
 
 
+@pytest.fixture(scope="module")
+def gpu_acceleration(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "06_gpu_acceleration.ipynb")
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     folder = ROOT / "build" / "screenshots"

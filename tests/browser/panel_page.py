@@ -18,6 +18,12 @@ READ_BOXES = """(node, tag) => [...node.querySelectorAll(tag)].map((part) => {
   const {left, right, top, bottom} = part.getBoundingClientRect();
   return {left, right, top, bottom, middle: (top + bottom) / 2, text: part.textContent};
 })"""
+READ_KNOBS = """node => {
+  const knobs = [...node.querySelectorAll("fieldset.im-knob, .im-knob:has(select)")];
+  const name = (knob) => knob.querySelector("legend, label").textContent;
+  const values = (knob) => [...knob.querySelectorAll("label:has(input), option")];
+  return knobs.map((knob) => [name(knob), values(knob).map((value) => value.textContent)]);
+}"""
 READ_FRAME = "node => node.getBoundingClientRect().toJSON()"
 LEAST_LETTER = 10  # pixels from the top of a line of text to its bottom
 MOVES = 6  # of the mouse from one stop of a slider to the next
@@ -50,6 +56,30 @@ class PanelOnPage:
         self.slider(name).focus()
         for key in ("Home", *["ArrowRight"] * steps):
             self.page.keyboard.press(key)
+
+    def others(self) -> dict[str, list[str]]:
+        """Return the values of each choice and each menu, by its name, in the panel's order."""
+        return dict(self.root.evaluate(READ_KNOBS))
+
+    def take(self, knob: str, value: str) -> None:
+        """Take a value of a choice or of a menu, by keyboard."""
+        values = self.others()[knob]
+        place = values.index(value)
+        menu = self.root.get_by_role("combobox", name=knob, exact=True)
+        if menu.count():
+            menu.focus()
+            keys = ["Home", *["ArrowDown"] * place]
+        else:
+            radios = self.root.get_by_role("group", name=knob, exact=True).get_by_role("radio")
+            checked = next(n for n, radio in enumerate(radios.all()) if radio.is_checked())
+            radios.nth(checked).focus()
+            keys = ["ArrowDown"] * ((place - checked) % len(values))
+        for key in keys:
+            self.page.keyboard.press(key)
+        if menu.count():
+            expect(menu).to_have_value(value)
+        else:
+            expect(radios.nth(place)).to_be_checked()
 
     def guess(self, *asked: str) -> tuple[str, Locator]:
         """Guess by keyboard, each metric a step above the middle; nothing may be shown before.

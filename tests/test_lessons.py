@@ -16,6 +16,7 @@ LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 DRIVE = """
 import itertools
+import math
 from course_utils.lab import Panel
 from course_utils.lab.readouts import format_value
 
@@ -34,10 +35,18 @@ for name, panel in panels.items():
         assert panel.setting == setting
         shown = [found for name, found in point.metrics.items() if name not in ("gain", "speed")]
         values = [card.value for card in panel.cards]
-        assert values[: len(shown)] == [format_value(found) for found in shown]
+        told = ["–" if math.isnan(found.value) else format_value(found) for found in shown]
+        assert values[: len(shown)] == told
         assert "accuracy" not in point.metrics or point.accuracy.count >= 2000
         driven += 1
     panel.commit(**dict.fromkeys(panel._asked, 50.0))
+    if not panel.spec["isMeasured"]:
+        try:
+            panel.measure_again()
+        except ValueError as refusal:
+            assert "computed" in str(refusal)
+            continue
+        raise AssertionError(f"{name} is computed, and was measured again")
     panel.measure_again()
     assert "running" in panel.again["text"], panel.again  # a cell runs: it must not measure now
     panel._cell._ended()

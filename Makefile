@@ -18,8 +18,12 @@ endif
 # The first of these that will do makes .venv. To choose: make lab PYTHON=python3.12
 PYTHON ?= python3 python python3.13 python3.12 python3.11 py
 
-LAB_INSTALLED := $(VENV)/.installed-lab
+# More that a lesson can use, by name, as pyproject.toml lists it: make lab EXTRAS=edge
+EXTRAS ?=
+
+LAB_INSTALLED := $(VENV)/.installed-lab$(addprefix -,$(EXTRAS))
 TEST_INSTALLED := $(VENV)/.installed-test
+WEB_INSTALLED := $(VENV)/.installed-web
 TEST_TASKS := lint types unit notebooks browser
 
 .PHONY: help lab test setup format run-notebooks $(TEST_TASKS)
@@ -30,12 +34,12 @@ help:  ## This table
 
 # root_dir: learners read course_utils too. allow-root: in a container one often is root.
 # No slash before lab/tree: git-bash would take it for a path and rewrite it.
-lab: $(LAB_INSTALLED)  ## Open the course in JupyterLab; LAB_FLAGS=--no-browser only prints its address
+lab: $(LAB_INSTALLED) $(WEB_INSTALLED)  ## Open the course in JupyterLab; LAB_FLAGS=--no-browser only prints its address
 	$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.port_retries=50 --ServerApp.root_dir=. \
 	  --LabApp.default_url=lab/tree/notebooks/00_start_here.ipynb --allow-root $(LAB_FLAGS)
 
 # Measurements and progress go to empty folders, so that nothing left from before can help.
-test: $(TEST_INSTALLED)  ## Check everything: the next five, in this order, up to the first failure
+test: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Check everything: the next five, in this order, up to the first failure
 	@mkdir -p build && fresh=$$(mktemp -d "$(CURDIR)/build/test-XXXXXX") || exit 1; \
 	trap 'rm -rf "$$fresh"' EXIT; \
 	export INFERENCE_MEASURED_CACHE="$$fresh/cache" INFERENCE_MEASURED_DATA="$$fresh/data"; \
@@ -59,7 +63,7 @@ notebooks: $(TEST_INSTALLED)  ## Run every notebook, compare the outputs tagged 
 	$(call PYTEST,notebooks,--nbval-lax --nbval-current-env notebooks \
 	  --nbval-cell-timeout=300 -p no:cacheprovider)
 
-browser: $(TEST_INSTALLED)  ## Drive the panel in Chromium
+browser: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Drive the panel in Chromium
 	$(call PYTEST,browser,tests/browser -m browser)
 
 format: $(TEST_INSTALLED)  ## Mend what ruff can mend
@@ -69,7 +73,7 @@ format: $(TEST_INSTALLED)  ## Mend what ruff can mend
 run-notebooks: $(TEST_INSTALLED)  ## Run every lesson and write the outputs that readers need into it
 	$(PY) notebooks/execute.py
 
-setup: $(TEST_INSTALLED)  ## Install everything, run nothing
+setup: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Install everything, run nothing
 
 # $(1): name of the report, $(2): arguments. A skipped test checks nothing, so it fails the run.
 define PYTEST
@@ -82,16 +86,24 @@ define PYTEST
 	  build/$(1).xml
 endef
 
-$(LAB_INSTALLED): pyproject.toml constraints.txt
-	$(call INSTALL,.,$@)
+$(LAB_INSTALLED): pyproject.toml constraints.txt litert.txt
+	$(call INSTALL,.$(addsuffix ],$(addprefix [,$(EXTRAS))),$(VENV)/.installed-lab $@)
 
-$(TEST_INSTALLED): pyproject.toml constraints.txt
-	$(call INSTALL,.[test],$(LAB_INSTALLED) $@)
+# The tests try every runtime: with the extra `edge`, and so also what `make lab` needs.
+$(TEST_INSTALLED): pyproject.toml constraints.txt litert.txt
+	$(call INSTALL,.[test$(COMMA)edge],$(VENV)/.installed-lab $(VENV)/.installed-lab-edge $@)
+
+# What runs a model in a page comes from npm, into the user data folder. Without npm or a network
+# the course runs too: the next make tries again, and lesson 07 says what is missing.
+$(WEB_INSTALLED): course_utils/web_runtime.py | $(LAB_INSTALLED)
+	@if $(PY) -m course_utils.fetch onnxruntime-web; then touch $@; fi
 
 # Exits with a word on what is missing if the interpreter cannot make .venv.
 FIT := import sys; v = sys.version_info; \
   v < (3, 11) and sys.exit("is version %d.%d" % v[:2]); import importlib.util; \
   importlib.util.find_spec("ensurepip") or sys.exit("lacks the module venv")
+
+COMMA := ,
 
 # $(1): what pip installs, $(2): the stamps that say so.
 # The lock is a folder, since every system makes a folder for one caller only. Whoever waited
@@ -110,7 +122,8 @@ define INSTALL
 	  sleep 1; waited=$$((waited + 1)); \
 	done; \
 	trap 'rmdir $(LOCK)' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
-	if [ -e $@ ] && ! [ pyproject.toml -nt $@ ] && ! [ constraints.txt -nt $@ ]; then exit 0; fi; \
+	if [ -e $@ ] && ! [ pyproject.toml -nt $@ ] && ! [ constraints.txt -nt $@ ] \
+	  && ! [ litert.txt -nt $@ ]; then exit 0; fi; \
 	if ! [ -x $(PY) ]; then \
 	  found=; seen=; \
 	  for python in $(PYTHON); do \
@@ -134,7 +147,11 @@ define INSTALL
 	  { echo "The Python in $(VENV) $$why. Remove that folder and try again." >&2; exit 1; }; \
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null; \
 	echo "Installing into $(VENV): takes minutes the first time, seconds later"; \
-	$(PY) -m pip install -q --disable-pip-version-check -e '$(1)' -c constraints.txt; \
+	$(PY) -m pip install -q --disable-pip-version-check --no-warn-conflicts \
+	  -e '$(1)' -c constraints.txt; \
+	case '$(1)' in *edge*) \
+	  $(PY) -m pip install -q --disable-pip-version-check --no-deps -r litert.txt -c constraints.txt;; \
+	esac; \
 	settings=$(VENV)/share/jupyter/lab/settings; mkdir -p $$settings; \
 	echo '$(LAB_SETTINGS)' > $$settings/overrides.json; \
 	touch $(2)

@@ -6,6 +6,7 @@ import test_aware_checks
 import test_checks
 import test_device_checks
 import test_distillation_checks
+import test_edge_checks
 import test_latency_checks
 import test_pruning_checks
 import torch
@@ -20,6 +21,7 @@ CHECKS = (
     | test_pruning_checks.CHECKS
     | test_device_checks.CHECKS
     | test_distillation_checks.CHECKS
+    | test_edge_checks.CHECKS
 )
 EACH_CHECK = pytest.mark.parametrize("check", CHECKS)
 

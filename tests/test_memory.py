@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from course_utils import models, quantize, runtimes
-from course_utils.measure import fresh_process, memory
+from course_utils.measure import fresh_process
 from course_utils.measure.fresh_process import SINCE_START
 from course_utils.measure.memory import (
     count_inference_bytes,
     count_training_bytes,
     measure_memory,
 )
+from course_utils.runtimes import onnx_runtime
 
 MIB = 2**20
 N = 6  # images in a batch
@@ -343,7 +344,7 @@ def test_a_peak_since_the_start_says_so(monkeypatch, tiny_mlp, images, tmp_path)
 
 
 def test_the_runner_and_the_images_have_to_fit(make_runner, tiny_split, tiny_mlp, images):
-    with pytest.raises(ValueError, match=r"ONNX Runtime .* this one is of planted runtime"):
+    with pytest.raises(ValueError, match=r"ONNX Runtime, .* this one is of planted runtime"):
         measure_memory(make_runner(), tiny_split.images)
     runner = runtimes.build(tiny_mlp, images)
     with pytest.raises(ValueError, match=r"takes float32 images of shape \(n, 1, 12, 12\)"):
@@ -357,4 +358,4 @@ def test_the_runner_and_the_images_have_to_fit(make_runner, tiny_split, tiny_mlp
 def test_the_stages_open_a_session_as_the_runners_do():
     """One thread, that does not spin while it waits."""
     for option in ("intra_op_num_threads", "inter_op_num_threads", "allow_spinning"):
-        assert option in memory.STAGES["load"]
+        assert option in onnx_runtime.LOADING.load

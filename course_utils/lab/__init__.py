@@ -1,6 +1,7 @@
 """The interactive part of a lesson: a panel over the points of a sweep, and a quiz."""
 
 from course_utils.lab.bits import BitView
+from course_utils.lab.browser_model import BrowserModel
 from course_utils.lab.cells import Cells
 from course_utils.lab.details import Bars, Histogram
 from course_utils.lab.panel import Panel
@@ -12,6 +13,7 @@ from course_utils.lab.spec import Chart
 __all__ = [
     "Bars",
     "BitView",
+    "BrowserModel",
     "Card",
     "Cells",
     "Chart",

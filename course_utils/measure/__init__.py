@@ -11,6 +11,7 @@ from course_utils.measure.accuracy import (
     summarize_accuracy,
     summarize_seeds,
 )
+from course_utils.measure.agreement import Agreement, compare_answers
 from course_utils.measure.fresh_process import run_stages
 from course_utils.measure.latency import (
     Comparison,
@@ -18,6 +19,7 @@ from course_utils.measure.latency import (
     compare_speed,
     summarize_latency,
 )
+from course_utils.measure.loading import Loading, measure_loading
 from course_utils.measure.measurement import (
     Measurement,
     Provenance,
@@ -40,9 +42,10 @@ from course_utils.measure.on_device import (
 )
 
 __all__ = [
-    "Comparison", "Measurement", "Provenance", "compare", "compare_accuracy", "compare_on_device",
-    "compare_seeds", "compare_speed", "computed", "count_inference_bytes", "count_launches",
-    "count_training_bytes", "find_right", "measure_accuracy", "measure_copies",
-    "measure_launches", "measure_memory", "measure_peak", "measured_now", "noisy_neighbours",
-    "run_stages", "summarize_accuracy", "summarize_latency", "summarize_seeds", "wait_for",
+    "Agreement", "Comparison", "Loading", "Measurement", "Provenance", "compare",
+    "compare_accuracy", "compare_answers", "compare_on_device", "compare_seeds", "compare_speed",
+    "computed", "count_inference_bytes", "count_launches", "count_training_bytes", "find_right",
+    "measure_accuracy", "measure_copies", "measure_launches", "measure_loading", "measure_memory",
+    "measure_peak", "measured_now", "noisy_neighbours", "run_stages", "summarize_accuracy",
+    "summarize_latency", "summarize_seeds", "wait_for",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ state for each parameter.
 """
 
 import copy
-import io
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,34 +20,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from course_utils import calibrate
-from course_utils.measure.fresh_process import Stages, run_stages
+from course_utils.measure.fresh_process import Stages
+from course_utils.measure.loading import check_loads, load_in_fresh_processes
 from course_utils.measure.measurement import Measurement
-from course_utils.runtimes import onnx_runtime
-from course_utils.runtimes.export import unpack
 from course_utils.runtimes.runner import Runner
-
-STAGES = {
-    "import": "import ctypes, numpy, onnxruntime",
-    "images": "images = numpy.load('images.npy')",
-    "load": """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            "model.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        feed = {session.get_inputs()[0].name: images}
-    """,
-    "give back": """
-        try:  # what loading has freed, so that the call has to ask for all that it needs
-            ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError, TypeError):  # only glibc can
-            pass
-    """,
-    "first call": "session.run(None, feed)",
-    "later calls": "session.run(None, feed); session.run(None, feed)",
-}
 
 
 @dataclass(frozen=True)
@@ -71,37 +46,22 @@ class InferenceMemory:
 def measure_memory(runner: Runner, images: np.ndarray, repeats: int = 1) -> InferenceMemory:
     """Measure how much memory a runner's model needs for a batch, in fresh processes.
 
-    They have only NumPy and ONNX Runtime, on one thread. The images themselves are not counted.
+    They have only NumPy and the runtime, on one thread. The images themselves are not counted.
     Some 0.5 MiB of a call are the kernels' own code, which is read from disk when it first runs.
     Where the system's allocator is not glibc's, memory freed while loading serves the call: a
-    small batch seems to need less than it does.
+    small batch seems to need less than it does. Pages of a file that a runtime maps into memory
+    count once they are read.
 
     Args:
-        runner: Of ONNX Runtime; its artefact is what is loaded.
+        runner: Of a runtime in ``loading.LOADING``; its artefact is what is loaded.
         images: The batch (n, *image_shape) float32.
-        repeats: How many processes; each takes about 0.4 s.
+        repeats: How many processes; each takes about 0.4 s, of ExecuTorch 2 s.
 
     Raises:
         ValueError: The runner belongs to another runtime, or does not take these images.
     """
-    if runner.runtime != onnx_runtime.NAME:
-        raise ValueError(
-            f"Only the file of a runner of {onnx_runtime.NAME} can be loaded in a process of its"
-            f" own; this one is of {runner.runtime}."
-        )
-    runner(images[:1])  # so that images of another shape are named
-    if len(images) == 0 or repeats < 1:
-        raise ValueError(
-            f"There is nothing to measure with {len(images)} images in {repeats} processes; give at"
-            " least one of each."
-        )
-    batch = io.BytesIO()
-    np.save(batch, images)
-    files = {
-        "model.onnx": unpack(runner.artefact).SerializeToString(),
-        "images.npy": batch.getvalue(),
-    }
-    runs = [run_stages(STAGES, files=files, repeats=1) for _ in range(repeats)]
+    check_loads(runner, images, repeats)
+    runs = [load_in_fresh_processes(runner, images, 1) for _ in range(repeats)]
 
     def summarize(grown: Callable[[Stages], float]) -> Measurement:
         low, median, high = map(float, np.percentile([grown(run) for run in runs], [0, 50, 100]))

@@ -15,6 +15,7 @@ from course_utils import calibrate, machine, quantize
 from course_utils.calibrate import Range
 from course_utils.runtimes import onnx_int8
 from course_utils.runtimes.export import export_onnx, open_session, pack, unpack
+from course_utils.runtimes.loading import LoadingCode
 from course_utils.runtimes.onnx_roundings import export_rounded, limit_integers
 from course_utils.runtimes.runner import Runner
 
@@ -27,6 +28,22 @@ INT8_OPERATORS = {
     "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
 }  # fmt: skip
 FLOAT_OPERATORS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+
+LOADING = LoadingCode(
+    imports="import onnxruntime",
+    load="""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(
+            "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        feed = {session.get_inputs()[0].name: images}
+    """,
+    call="session.run(None, feed)",
+    unpack=lambda artefact: {"model.onnx": unpack(artefact).SerializeToString()},
+)
 
 
 def build(

@@ -84,6 +84,11 @@ def gpu_acceleration(browser: Browser, server: LabServer) -> Iterator[LabPage]:
     yield from _run_lesson(browser, server, "06_gpu_acceleration.ipynb")
 
 
+@pytest.fixture(scope="module")
+def edge_deployment(browser: Browser, server: LabServer) -> Iterator[LabPage]:
+    yield from _run_lesson(browser, server, "07_edge_deployment.ipynb")
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     folder = ROOT / "build" / "screenshots"

@@ -214,7 +214,7 @@ def _find_operators(graph: fx.GraphModule) -> tuple[list[fx.Node], list[fx.Node]
         node
         for _, part in graph.named_children()
         if hasattr(part, "original_module")  # what was lowered into a blob
-        for node in _operators(part.original_module.graph_module)
+        for node in _operators(part.original_module.graph_module)  # type: ignore[union-attr,arg-type]
     ]
     return inside, _operators(graph)
 

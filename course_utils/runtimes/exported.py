@@ -132,10 +132,26 @@ def silent() -> Iterator[None]:
     try:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        with quiet():
+        with quiet(), _without_widgets():
             yield
     finally:
         os.dup2(kept[0], 1)
         os.dup2(kept[1], 2)
         for descriptor in (*kept, nowhere):
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _without_widgets() -> Iterator[None]:
+    """Keep ``rich``, with which some libraries tell how far they are, from drawing into a page."""
+    try:
+        from rich import console
+    except ModuleNotFoundError:
+        yield
+        return
+    finds_notebook = console._is_jupyter
+    console._is_jupyter = lambda: False
+    try:
+        yield
+    finally:
+        console._is_jupyter = finds_notebook

@@ -3,11 +3,10 @@
 Its int8 comes from NNCF, which puts roundings into the graph, with ranges from calibration images.
 """
 
-import contextlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,7 @@ def _quantize(graph: Any, images: np.ndarray) -> Any:
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         disable_bias_correction=True,
     )
-    with silent(), _without_bars():
+    with silent():
         return nncf.quantize(
             graph,
             nncf.Dataset([image[None] for image in images]),
@@ -171,19 +170,6 @@ def _quantize(graph: Any, images: np.ndarray) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             advanced_parameters=settings,
         )
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Let NNCF draw no progress bars: in a notebook each is a widget, which stays on the page."""
-    from rich import console  # which NNCF draws them with
-
-    finds_notebook = console._is_jupyter
-    console._is_jupyter = lambda: False
-    try:
-        yield
-    finally:
-        console._is_jupyter = finds_notebook
 
 
 def _import_openvino() -> Any:

@@ -39,6 +39,7 @@ LOADERS = {
 HERE = [name for name in BUILDERS if runtimes.is_built_here(name)]
 INT8_TOLERANCE = 0.05
 LAYERS = 4
+WIDE_WEIGHTS = 154 * 10_000
 
 
 class Net(nn.Module):
@@ -71,6 +72,19 @@ def built(net, images) -> Callable[[str, int], Runner]:
     return functools.cache(lambda name, bits: BUILDERS[name](net, images, bits=bits))
 
 
+@pytest.fixture(scope="module")
+def wide(images) -> Callable[[str], Runner]:
+    """Return a function that builds a network in int8 that is nearly nothing but its weights."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 10_000), nn.ReLU(), nn.Linear(10_000, 10))
+    return functools.cache(lambda name: BUILDERS[name](model, images, bits=8))
+
+
+@pytest.fixture
+def line() -> nn.Module:
+    """Return a network that is built quickly."""
+    return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(144, 10))
+
+
 def logits_of(model: nn.Module, images: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         return model(torch.from_numpy(images)).numpy()
@@ -98,7 +112,6 @@ def test_it_says_what_really_runs(built, name):
     assert "int8" not in fp32.remark
     assert f"all {LAYERS} layers ran in int8" in int8.remark
     assert all(runner.remark.endswith(exported.ONE_BY_ONE) for runner in (fp32, int8))
-    assert int8.run is not fp32.run
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -107,14 +120,9 @@ def test_int8_rounds(built, images, name):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_file_of_bytes_is_smaller_than_one_of_floats(images, name):
-    """Of a layer large enough that the graph around it does not matter."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        wide = nn.Sequential(nn.Flatten(), nn.Linear(144, 512), nn.ReLU(), nn.Linear(512, 10))
-    weights = 144 * 512 + 512 * 10
-    runner = BUILDERS[name](wide.eval(), images, bits=8)
-    assert weights < runner.size_bytes < 2 * weights
+def test_a_file_of_bytes_holds_a_byte_for_each_weight(wide, name):
+    runner = wide(name)
+    assert WIDE_WEIGHTS < runner.size_bytes < 1.2 * WIDE_WEIGHTS
     assert "all 2 layers ran in int8" in runner.remark
 
 
@@ -193,10 +201,11 @@ def test_one_thread_does_all_the_work(built, images, name, bits):
     assert max(spent) > 0.9 * sum(spent)
 
 
-def test_models_with_different_numbers_of_threads_live_in_one_process(net, images, built):
-    one, two = built("ExecuTorch", 32), runtimes.build_executorch(net, images, threads=2)
-    assert two.threads == 2
-    expected = logits_of(net, images[:2])
+@pytest.mark.parametrize("name", HERE)
+def test_models_with_different_numbers_of_threads_live_in_one_process(line, images, name):
+    one, two = (BUILDERS[name](line, images, threads=threads) for threads in (1, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    expected = logits_of(line.eval(), images[:2])
     for runner in (one, two, one, one, two):
         assert np.allclose(runner(images[:2]), expected, atol=1e-5)
 
@@ -211,19 +220,16 @@ def test_loading_is_measured_in_a_fresh_process(built, images, name, bits):
     for part in (found.imports, found.load, found.first_call):
         assert (part.unit, part.count) == ("ms", 1)
         assert 0 < part.low <= part.value <= part.high
-    assert found.load.value < found.imports.value * 100
     assert found.peak.unit == "bytes"
     assert 0 < found.peak.value < 2**28
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_the_memory_of_a_model_is_measured(images, name):
-    """A layer of 6 MB has to show; what a runtime holds besides is no more than 60."""
-    wide = nn.Sequential(nn.Flatten(), nn.Linear(144, 10_000), nn.ReLU(), nn.Linear(10_000, 10))
-    runner = BUILDERS[name](wide.eval(), images)
-    found = measure.measure_memory(runner, images[:1])
+def test_the_memory_of_a_model_is_measured(wide, images, name):
+    """Its weights have to show; what a runtime holds besides is at most some tens of megabytes."""
+    found = measure.measure_memory(wide(name), images[:1])
     held = found.model.value + found.later_calls.value
-    assert 4 * 154 * 10_000 * 0.9 < held < 60 * 2**20
+    assert 0.9 * WIDE_WEIGHTS < held < WIDE_WEIGHTS + 100 * 2**20
     assert found.model.unit == found.first_call.unit == "bytes"
 
 
@@ -279,15 +285,15 @@ def test_a_model_with_roundings_of_its_own_is_refused(tiny_convnet, images, name
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_building_changes_nothing_and_prints_nothing(net, images, name, capfd):
-    model = copy.deepcopy(net).train()
-    runner = BUILDERS[name](model, images)
-    before = runner(images[:3])
-    assert model.training
-    assert all(torch.equal(model.state_dict()[key], one) for key, one in net.state_dict().items())
-    for parameter in model.parameters():
+def test_building_changes_nothing_and_prints_nothing(line, images, name, capfd):
+    before = copy.deepcopy(line.state_dict())
+    runner = BUILDERS[name](line, images, bits=8)
+    logits = runner(images[:3])
+    assert line.training
+    assert all(torch.equal(before[key], one) for key, one in line.state_dict().items())
+    for parameter in line.parameters():
         parameter.data.zero_()
-    assert np.array_equal(runner(images[:3]), before)
+    assert np.array_equal(runner(images[:3]), logits)
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("", "")
 
@@ -349,12 +355,13 @@ def test_where_nothing_is_built_for_a_system_it_says_so(net, images, monkeypatch
         runtimes.build_litert(net, images)
 
 
-def test_a_runtime_that_cannot_be_loaded_says_so():
-    refused = pytest.raises(
-        runtimes.MissingRuntimeError, match=r"cannot be loaded: no such symbol\. `"
-    )
-    with refused, available.needed_for("OpenVINO"):
-        raise ImportError("no such\nsymbol")
+@pytest.mark.parametrize("kind", [ImportError, OSError])
+def test_a_runtime_that_cannot_be_loaded_says_so(kind):
+    with (
+        pytest.raises(runtimes.MissingRuntimeError, match=r"cannot be loaded: no such symbol\. `"),
+        available.needed_for("OpenVINO"),
+    ):
+        raise kind("no such\nsymbol")
 
 
 BLOCKED = """

@@ -7,6 +7,7 @@ roundings into the exported graph.
 
 import dataclasses
 import threading
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,13 +211,9 @@ def _quantize(program: torch.export.ExportedProgram, images: np.ndarray) -> nn.M
 
 def _find_operators(graph: fx.GraphModule) -> tuple[list[fx.Node], list[fx.Node]]:
     """Return the operators that XNNPACK computes, and those that it does not."""
-    inside = [
-        node
-        for _, part in graph.named_children()
-        if hasattr(part, "original_module")  # what was lowered into a blob
-        for node in _operators(part.original_module.graph_module)  # type: ignore[union-attr,arg-type]
-    ]
-    return inside, _operators(graph)
+    programs: list[Any] = [getattr(part, "original_module", None) for part in graph.children()]
+    blobs = [program.graph_module for program in programs if program is not None]
+    return [node for blob in blobs for node in _operators(blob)], _operators(graph)
 
 
 def _operators(graph: fx.GraphModule) -> list[fx.Node]:

@@ -5,13 +5,14 @@ import math
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 from lab_page import LabPage, read_solution
-from panel_page import Cards, PanelOnPage, pick_every_answer
+from panel_page import Cards, PanelOnPage, Seen, pick_every_answer
 from playwright.sync_api import Locator, expect
 
 from course_utils import datasets, distill, lab, quantize, runtimes
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 LESSON = "07_edge_deployment"
 FITS, RUNTIMES, MODEL = "Does it fit?", "Runtimes and formats", "Your model in your browser"
-SLIDERS = {FITS: "device", RUNTIMES: "runtime"}
+KNOBS = {FITS: "device", RUNTIMES: "runtime"}  # each panel's first; it takes words
 STUDENT, RESNET = "student", "ResNet-8"
 ALWAYS = ["PyTorch, fp32", "ONNX Runtime, fp32", "ONNX Runtime, int8"]
 EXTRAS = ["OpenVINO", "ExecuTorch", "LiteRT"]
@@ -33,7 +34,7 @@ T_SHIRT = [  # lines from and to places in shares of the easel: three down, two 
     (0.36, 0.15, 0.36, 0.88), (0.5, 0.18, 0.5, 0.88), (0.64, 0.15, 0.64, 0.88),
     (0.28, 0.18, 0.12, 0.36), (0.72, 0.18, 0.88, 0.36),
 ]  # fmt: skip
-EACH_PANEL = pytest.mark.parametrize("name", SLIDERS)
+EACH_PANEL = pytest.mark.parametrize("name", KNOBS)
 
 ALL_ALIKE = """def brighten(images):
     return (1.5 * images).clamp(max=1) if images.mean() < 0.25 else images"""
@@ -48,6 +49,79 @@ READ_PIXELS = """canvas => {
 }"""
 READ_BARS = """node => [...node.querySelectorAll("tbody tr")].map((row) =>
   [...row.querySelectorAll(".im-sign")].map((bar) => parseFloat(bar.style.width) / 100))"""
+
+
+class WordsOnPage(PanelOnPage):
+    """A panel whose first knob takes words: four or fewer beside each other, more on a slider."""
+
+    @classmethod
+    def shown(cls, lesson: LabPage, name: str) -> Self:
+        panel = cls(lesson, name)
+        panel.reveal()
+        return panel
+
+    @property
+    def knob(self) -> str:
+        return KNOBS[self.name]
+
+    @property
+    def words(self) -> Locator:
+        """The first knob's words, if they stand beside each other."""
+        return self.root.get_by_role("group", name=self.knob, exact=True).locator("label")
+
+    @property
+    def is_slider(self) -> bool:
+        return self.words.count() == 0
+
+    def others(self) -> dict[str, list[str]]:
+        return {knob: values for knob, values in super().others().items() if knob != self.knob}
+
+    def settings(self) -> list[tuple[str, ...]]:
+        """Return all values of the other knobs with each other."""
+        return list(itertools.product(*self.others().values()))
+
+    def choose(self, *taken: str) -> None:
+        """Take these values of the other knobs."""
+        for knob, value in zip(self.others(), taken, strict=True):
+            self.take(knob, value)
+
+    def stop(self) -> str:
+        """Return where the first knob stands."""
+        chosen = self.root.locator("output") if self.is_slider else self.words.locator(":checked")
+        return (chosen.first if self.is_slider else chosen.locator("..")).text_content() or ""
+
+    def stand_at(self, place: int) -> None:
+        """Take the first knob's value at this place, by keyboard."""
+        if self.is_slider:
+            self.move(self.knob, place)
+            return
+        checked = [word.locator(":checked").count() for word in self.words.all()].index(1)
+        self.words.locator("input").nth(checked).focus()
+        for _ in range((place - checked) % self.words.count()):
+            self.page.keyboard.press("ArrowDown")
+
+    def walk(self, look: Callable[[], Seen]) -> list[Seen]:
+        """Take the first knob over all values by keyboard while all kernels are held still."""
+        if self.is_slider:
+            return self.drag_without_python(self.knob, look)
+        self.stand_at(0)
+        with self.lab.server.paused():
+            seen = [look()]
+            for _ in range(self.words.count() - 1):
+                self.page.keyboard.press("ArrowDown")
+                seen.append(look())
+        return seen
+
+    def walk_by_mouse(self, look: Callable[[], Seen]) -> list[Seen]:
+        """Do the same by mouse."""
+        if self.is_slider:
+            return self.drag_by_mouse(self.knob, look)
+        seen = []
+        with self.lab.server.paused():
+            for word in self.words.all():
+                word.click()
+                seen.append(look())
+        return seen
 
 
 class ModelOnPage(PanelOnPage):
@@ -118,26 +192,14 @@ def list_runtimes() -> list[str]:
     return [*ALWAYS, *in_c, *extras]
 
 
-def settings_of(panel: PanelOnPage) -> list[tuple[str, ...]]:
-    """Return all values of the choices with each other."""
-    return list(itertools.product(*panel.others().values()))
-
-
-def choose(panel: PanelOnPage, taken: tuple[str, ...]) -> None:
-    for knob, value in zip(panel.others(), taken, strict=True):
-        panel.take(knob, value)
-
-
-def move_to(fits: PanelOnPage, device: str, *taken: str) -> None:
-    choose(fits, taken)
-    fits.move("device", [one.name for one in DEVICES].index(device))
+@pytest.fixture
+def fits(edge_deployment: LabPage) -> WordsOnPage:
+    return WordsOnPage.shown(edge_deployment, FITS)
 
 
 @pytest.fixture
-def fits(edge_deployment: LabPage) -> PanelOnPage:
-    panel = PanelOnPage(edge_deployment, FITS)
-    panel.reveal()
-    return panel
+def side_by_side(edge_deployment: LabPage) -> WordsOnPage:
+    return WordsOnPage.shown(edge_deployment, RUNTIMES)
 
 
 @pytest.fixture
@@ -171,7 +233,7 @@ def in_python(edge_deployment: LabPage) -> lab.BrowserModel:
         (RUNTIMES, "latency", "latency of one image", "measured",
          {"runtime": "ONNX Runtime, int8"}),
     ],
-    ids=SLIDERS,
+    ids=KNOBS,
 )  # fmt: skip
 def test_a_guess_is_told_beside_what_was_found(
     edge_deployment: LabPage,
@@ -193,16 +255,15 @@ def test_a_guess_is_told_beside_what_was_found(
 
 
 @EACH_PANEL
-def test_a_drag_needs_no_python_and_shows_what_it_knows(
+def test_a_walk_needs_no_python_and_shows_what_it_knows(
     edge_deployment: LabPage, name: str
 ) -> None:
-    panel = PanelOnPage(edge_deployment, name)
-    panel.reveal()
+    panel = WordsOnPage.shown(edge_deployment, name)
     all_cards, _ = panel.known_to_python()
-    settings = settings_of(panel)
+    settings = panel.settings()
     for place, taken in enumerate(settings):
-        choose(panel, taken)
-        seen = panel.drag_without_python(SLIDERS[name], panel.cards)
+        panel.choose(*taken)
+        seen = panel.walk(panel.cards)
         assert seen == all_cards[place :: len(settings)], taken
         assert len(set(map(tuple, seen))) > 1, taken  # the knob changes them
     setting, cards = panel.settled_in_python()
@@ -211,14 +272,12 @@ def test_a_drag_needs_no_python_and_shows_what_it_knows(
 
 
 @EACH_PANEL
-def test_a_mouse_takes_the_slider_past_every_stop(edge_deployment: LabPage, name: str) -> None:
-    panel = PanelOnPage(edge_deployment, name)
-    panel.reveal()
-    settings = settings_of(panel)
-    choose(panel, settings[0])
+def test_a_mouse_takes_the_knob_past_every_stop(edge_deployment: LabPage, name: str) -> None:
+    panel = WordsOnPage.shown(edge_deployment, name)
+    settings = panel.settings()
+    panel.choose(*settings[0])
     all_cards, _ = panel.known_to_python()
-    stop = panel.root.locator("output").first
-    seen = panel.drag_by_mouse(SLIDERS[name], lambda: (stop.text_content(), panel.cards()))
+    seen = panel.walk_by_mouse(lambda: (panel.stop(), panel.cards()))
     stops = [one.name for one in DEVICES] if name == FITS else list_runtimes()
     assert seen == list(zip(stops, all_cards[:: len(settings)], strict=True))
     setting, cards = panel.settled_in_python()
@@ -228,8 +287,7 @@ def test_a_mouse_takes_the_slider_past_every_stop(edge_deployment: LabPage, name
 
 @EACH_PANEL
 def test_no_card_is_empty_without_a_reason(edge_deployment: LabPage, name: str) -> None:
-    panel = PanelOnPage(edge_deployment, name)
-    panel.reveal()
+    panel = WordsOnPage.shown(edge_deployment, name)
     all_cards, _ = panel.known_to_python()
     assert [card for cards in all_cards for card in cards if card[1] == NONE and not card[2]] == []
     assert "NaN" not in panel.root.inner_html()
@@ -238,22 +296,22 @@ def test_no_card_is_empty_without_a_reason(edge_deployment: LabPage, name: str) 
 # Does it fit?
 
 
-def test_the_choices_are_two_networks_and_two_precisions(fits: PanelOnPage) -> None:
+def test_the_choices_are_two_networks_and_two_precisions(fits: WordsOnPage) -> None:
     assert fits.others() == {"model": [STUDENT, RESNET], "precision": ["int8", "fp32"]}
 
 
-def test_what_is_computed_is_not_measured_again(fits: PanelOnPage) -> None:
+def test_what_is_computed_is_not_measured_again(fits: WordsOnPage) -> None:
     expect(fits.root.get_by_role("button")).to_have_count(0)
     assert "measured" not in fits.root.inner_text()
     expect(fits.root).to_contain_text("computed: ")
 
 
-def test_shares_and_times_follow_from_the_devices(fits: PanelOnPage) -> None:
+def test_shares_and_times_follow_from_the_devices(fits: WordsOnPage) -> None:
     macs: dict[str, list[float]] = {STUDENT: [], RESNET: []}
     smallest = DEVICES[-1]  # there the shares are told most exactly
-    for model, precision in settings_of(fits):
-        choose(fits, (model, precision))
-        drag = fits.drag_without_python("device", fits.cards)
+    for model, precision in fits.settings():
+        fits.choose(model, precision)
+        drag = fits.walk(fits.cards)
         last = numbers_of(drag[-1])
         flash, ram = last["flash"] * smallest.flash_bytes, last["ram"] * smallest.ram_bytes
         for device, cards in zip(DEVICES, drag, strict=True):
@@ -289,9 +347,10 @@ def test_shares_and_times_follow_from_the_devices(fits: PanelOnPage) -> None:
     ids=["no unit", "no unit, accelerator", "too little RAM", "too little flash", "no result"],
 )
 def test_what_cannot_be_says_why(
-    fits: PanelOnPage, device: str, model: str, precision: str, why: str, missing: list[str]
+    fits: WordsOnPage, device: str, model: str, precision: str, why: str, missing: list[str]
 ) -> None:
-    move_to(fits, device, model, precision)
+    fits.choose(model, precision)
+    fits.stand_at(DEVICES.index(get_device(device)))
     notes = {title: note for title, value, note in fits.cards() if value == NONE}
     assert [*notes] == missing
     assert all(re.search(why, note) for note in notes.values())
@@ -302,9 +361,11 @@ def test_what_cannot_be_says_why(
     assert hidden == [title in missing for title in ("flash", "ram", "bound", "likely")]
 
 
-def test_a_peak_within_the_deadline_may_be_far_from_what_is_reached(fits: PanelOnPage) -> None:
-    move_to(fits, "Cortex-M0+", STUDENT, "int8")
-    told, chip = numbers_of(fits.cards()), get_device("Cortex-M0+")
+def test_a_peak_within_the_deadline_may_be_far_from_what_is_reached(fits: WordsOnPage) -> None:
+    chip = get_device("Cortex-M0+")
+    fits.choose(STUDENT, "int8")
+    fits.stand_at(DEVICES.index(chip))
+    told = numbers_of(fits.cards())
     assert told["bound"] < ENOUGH_MS < told["likely"]
     reached = chip.reached_macs_per_s / chip.macs_per_s["int8"]
     assert np.isclose(told["bound"] / told["likely"], reached, rtol=0.01)
@@ -313,23 +374,18 @@ def test_a_peak_within_the_deadline_may_be_far_from_what_is_reached(fits: PanelO
 # Runtimes and formats
 
 
-def test_extras_that_are_missing_are_named_and_the_others_stand_on_the_slider(
-    edge_deployment: LabPage,
+def test_every_runtime_that_is_here_can_be_chosen_and_the_others_are_named(
+    edge_deployment: LabPage, side_by_side: WordsOnPage
 ) -> None:
-    panel = PanelOnPage(edge_deployment, RUNTIMES)
-    panel.reveal()
-    stop = panel.root.locator("output").first
-    assert panel.drag_without_python("runtime", stop.text_content) == list_runtimes()
+    assert side_by_side.walk(side_by_side.stop) == list_runtimes()
     outputs = edge_deployment.page.locator(".jp-OutputArea-output")
     for name, found in runtimes.list_available().items():
         if name in EXTRAS:
             expect(outputs.filter(has_text=f"{name}: {found}")).to_have_count(1)
 
 
-def test_runtimes_agree_in_fp32_and_nearly_in_int8(edge_deployment: LabPage) -> None:
-    panel = PanelOnPage(edge_deployment, RUNTIMES)
-    panel.reveal()
-    drag = panel.drag_without_python("runtime", panel.cards)
+def test_runtimes_agree_in_fp32_and_nearly_in_int8(side_by_side: WordsOnPage) -> None:
+    drag = side_by_side.walk(side_by_side.cards)
     told = dict(zip(list_runtimes(), map(numbers_of, drag), strict=True))
     assert told["PyTorch, fp32"]["agreement"] == 100
     for name, numbers in told.items():
@@ -338,15 +394,14 @@ def test_runtimes_agree_in_fp32_and_nearly_in_int8(edge_deployment: LabPage) -> 
         assert apart <= 100.1 - numbers["agreement"], name  # both are rounded
 
 
-def test_a_runtime_is_measured_again(edge_deployment: LabPage) -> None:
-    panel = PanelOnPage(edge_deployment, RUNTIMES)
-    panel.move("runtime", ALWAYS.index("ONNX Runtime, int8"))
-    status = panel.measure_again(seconds=120)
+def test_a_runtime_is_measured_again(side_by_side: WordsOnPage) -> None:
+    side_by_side.stand_at(ALWAYS.index("ONNX Runtime, int8"))
+    status = side_by_side.measure_again(seconds=120)
     expect(status).to_contain_text("ONNX Runtime, int8")
     expect(status).to_contain_text(re.compile(r"latency [\d.]+ ms \(before [\d.]+ ms\)"))
     expect(status).to_contain_text(re.compile(r"accuracy ([\d.]+ %) \(before \1\)"))
     expect(status).to_contain_text("timed in turns just now")
-    assert panel.root.locator(".im-fresh").count() == 3
+    assert side_by_side.root.locator(".im-fresh").count() == 3
 
 
 # The model in the page
@@ -464,9 +519,9 @@ def test_both_themes_are_accessible(
     edge_deployment: LabPage, shown: ModelOnPage, pictures: Path, theme: str
 ) -> None:
     edge_deployment.set_theme(theme)
-    for number, (name, knob) in enumerate(SLIDERS.items(), start=1):
-        panel = PanelOnPage(edge_deployment, name)
-        panel.move(knob, 2)
+    for number, name in enumerate(KNOBS, start=1):
+        panel = WordsOnPage.shown(edge_deployment, name)
+        panel.stand_at(2)
         panel.photograph(pictures / f"07_lab{number}_{theme.lower()}.png")
     shown.image(1).locator("xpath=..").click()
     shown.photograph(pictures / f"07_lab3_{theme.lower()}.png")
@@ -474,14 +529,15 @@ def test_both_themes_are_accessible(
 
 
 @pytest.mark.parametrize("width", [700, 1280])
-@pytest.mark.parametrize("name", [*SLIDERS, MODEL])
+@pytest.mark.parametrize("name", [*KNOBS, MODEL])
 def test_every_text_is_readable_and_nothing_is_cut_off(
     edge_deployment: LabPage, pictures: Path, name: str, width: int
 ) -> None:
     panel = PanelOnPage(edge_deployment, name)
-    number = [*SLIDERS, MODEL].index(name) + 1
-    if name in SLIDERS:
-        panel.move(SLIDERS[name], 1)
+    number = [*KNOBS, MODEL].index(name) + 1
+    if name in KNOBS:
+        panel = WordsOnPage.shown(edge_deployment, name)
+        panel.stand_at(1)
     assert panel.unreadable_at(width, pictures / f"07_lab{number}_{width}px.png") == []
 
 

@@ -35,8 +35,8 @@ for name, panel in panels.items():
         assert panel.setting == setting
         shown = [found for name, found in point.metrics.items() if name not in ("gain", "speed")]
         values = [card.value for card in panel.cards]
-        told = ["–" if math.isnan(found.value) else format_value(found) for found in shown]
-        assert values[: len(shown)] == told
+        as_written = ["–" if math.isnan(found.value) else format_value(found) for found in shown]
+        assert values[: len(shown)] == as_written
         assert "accuracy" not in point.metrics or point.accuracy.count >= 2000
         driven += 1
     panel.commit(**dict.fromkeys(panel._asked, 50.0))

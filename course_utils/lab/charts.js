@@ -2,7 +2,7 @@
 // `numbers`.
 
 const W = 340, LEFT = 46, RIGHT = 30, TOP = 24, BOTTOM = 34;
-const MOST_LETTERS = 40; // under an axis; more of them stand in two rows
+const MOST_LETTERS = 40; // in a row under an axis; more of them stand in several
 const WIDE_LETTER = 7; // how wide a letter of a tick or of a line's name is at most, on average
 const KEY = 12; // room for a line's sign before its name
 const LINE_OF_TEXT = 18; // pixels, with what is left free
@@ -15,8 +15,9 @@ const SHAPES = { // of the dot on a line, so that colour is never the only cue
 
 // A chart's frame: its title, its ticks, and functions from data to pixels.
 function frame(title, height, x, y, left = LEFT, right = RIGHT) {
-  const isStaggered = x.ticks.reduce((sum, tick) => sum + tick.label.length + 1, 0) > MOST_LETTERS;
-  const below = isStaggered ? 12 : 0;
+  const letters = x.ticks.reduce((sum, tick) => sum + tick.label.length + 1, 0);
+  const rows = Math.max(1, Math.ceil(letters / MOST_LETTERS)); // of labels under the axis
+  const below = 12 * (rows - 1);
   const [x0, x1, y0, y1] = [left, W - right, height - BOTTOM - below, TOP];
   const px = (v) => x0 + ((v - x.low) / (x.high - x.low || 1)) * (x1 - x0);
   const py = (v) => y0 + ((v - y.low) / (y.high - y.low || 1)) * (y1 - y0);
@@ -27,7 +28,7 @@ function frame(title, height, x, y, left = LEFT, right = RIGHT) {
     svg.append(make("text", { x: x0 - 5, y: py(at) + 4, "text-anchor": "end" }, label));
   }
   x.ticks.forEach(({ at, label }, n) => {
-    const place = { x: px(at), y: y0 + 14 + (n % 2) * below, "text-anchor": "middle" };
+    const place = { x: px(at), y: y0 + 14 + (n % rows) * 12, "text-anchor": "middle" };
     svg.append(make("text", place, label));
   });
   const axis = { x: (x0 + x1) / 2, y: y0 + 29 + below, "text-anchor": "middle" };

@@ -26,7 +26,7 @@ LESSON = "07_edge_deployment"
 FITS, RUNTIMES, MODEL = "Does it fit?", "Runtimes and formats", "Your model in your browser"
 KNOBS = {FITS: "device", RUNTIMES: "runtime"}  # each panel's first; it takes words
 STUDENT, RESNET = "student", "ResNet-8"
-ALWAYS = ["PyTorch, fp32", "ONNX Runtime, fp32", "ONNX Runtime, int8"]
+ALWAYS = ["PyTorch, fp32", "ORT, fp32", "ORT, int8"]
 EXTRAS = ["OpenVINO", "ExecuTorch", "LiteRT"]
 NONE = "–"
 COUNT = 500  # images in the page
@@ -231,7 +231,7 @@ def in_python(edge_deployment: LabPage) -> lab.BrowserModel:
         (FITS, "likely", "likely", "computed",
          {"device": "Cortex-M4", "model": STUDENT, "precision": "int8"}),
         (RUNTIMES, "latency", "latency of one image", "measured",
-         {"runtime": "ONNX Runtime, int8"}),
+         {"runtime": "ORT, int8"}),
     ],
     ids=KNOBS,
 )  # fmt: skip
@@ -395,9 +395,9 @@ def test_runtimes_agree_in_fp32_and_nearly_in_int8(side_by_side: WordsOnPage) ->
 
 
 def test_a_runtime_is_measured_again(side_by_side: WordsOnPage) -> None:
-    side_by_side.stand_at(ALWAYS.index("ONNX Runtime, int8"))
+    side_by_side.stand_at(ALWAYS.index("ORT, int8"))
     status = side_by_side.measure_again(seconds=120)
-    expect(status).to_contain_text("ONNX Runtime, int8")
+    expect(status).to_contain_text("ORT, int8")
     expect(status).to_contain_text(re.compile(r"latency [\d.]+ ms \(before [\d.]+ ms\)"))
     expect(status).to_contain_text(re.compile(r"accuracy ([\d.]+ %) \(before \1\)"))
     expect(status).to_contain_text("timed in turns just now")

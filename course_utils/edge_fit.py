@@ -149,7 +149,7 @@ class Fit:
                 )
         if self.shares["latency"] > 1:
             told.append(
-                f"It takes {self.bound_ms:,.3g} ms at the least; {self.deadline_ms:g} ms are asked"
+                f"It takes {_tell_ms(self.bound_ms)} ms at the least; {self.deadline_ms:g} ms are asked"
                 " for."
             )
         return told

@@ -189,7 +189,7 @@ def list_runtimes() -> list[str]:
     here = runtimes.list_available()
     in_c = ["C, int8"] if any(map(shutil.which, COMPILERS)) else []
     extras = [f"{name}, {width}" for name in EXTRAS if here[name] for width in ("fp32", "int8")]
-    return [*ALWAYS, *in_c, *extras]
+    return [*ALWAYS, *extras, *in_c]
 
 
 @pytest.fixture

@@ -149,8 +149,8 @@ class Fit:
                 )
         if self.shares["latency"] > 1:
             told.append(
-                f"It takes {_tell_ms(self.bound_ms)} ms at the least; {self.deadline_ms:g} ms are asked"
-                " for."
+                f"It takes {_tell_ms(self.bound_ms)} ms at the least; {self.deadline_ms:g} ms are"
+                " asked for."
             )
         return told
 

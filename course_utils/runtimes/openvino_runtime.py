@@ -174,7 +174,7 @@ def _quantize(graph: Any, images: np.ndarray) -> Any:
 
 def _import_openvino() -> Any:
     """Import OpenVINO, and let neither it nor NNCF report their use to their makers."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     with needed_for(NAME), silent():
         import openvino
     return openvino

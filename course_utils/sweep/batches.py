@@ -36,7 +36,7 @@ def measure_batches(
         batches: How many images a call gets; the first knob.
         over: Values of the other knobs.
         images: The batches are the first of these: (n, *image_shape) float32.
-        with_memory: Whether to measure memory, which only runners of ONNX Runtime allow.
+        with_memory: Whether to measure memory, which runners of PyTorch do not allow.
         rounds: Turns that each setting gets; None: until the speeds are known to ±5 %, or 10 s.
 
     Raises:

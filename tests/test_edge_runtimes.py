@@ -210,6 +210,32 @@ def test_models_with_different_numbers_of_threads_live_in_one_process(line, imag
         assert np.allclose(runner(images[:2]), expected, atol=1e-5)
 
 
+INTERRUPTED = """
+import gc, signal
+import numpy as np
+from torch import nn
+from course_utils import runtimes
+
+images = np.zeros((1, 1, 12, 12), np.float32)
+net = nn.Sequential(nn.Flatten(), nn.Linear(144, 10))
+runners = [runtimes.build_openvino(net, images) for _ in range(2)]
+while runners:
+    del runners[0]  # in the order in which they were made
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_no_crash_after_models_were_closed():
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED], capture_output=True, text=True
+    )
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+
+
 # In a process of its own
 
 

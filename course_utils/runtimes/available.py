@@ -83,9 +83,9 @@ def needed_for(runtime: str) -> Iterator[None]:
 
 
 def _say_missing(runtime: str, modules: list[str]) -> str:
-    is_one = len(modules) == 1
-    named = ("module " if is_one else "modules ") + ", ".join(modules)
-    return f"{runtime} is not ready here: there is no {named}. {_how_to_install(runtime)}"
+    lacks = "there is no module" if len(modules) == 1 else "there are no modules"
+    named = ", ".join(modules)
+    return f"{runtime} is not ready here: {lacks} {named}. {_how_to_install(runtime)}"
 
 
 def _how_to_install(runtime: str) -> str:

@@ -3,6 +3,7 @@
 Its int8 comes from NNCF, which puts roundings into the graph, with ranges from calibration images.
 """
 
+import functools
 import sys
 import tempfile
 from collections import Counter
@@ -93,6 +94,7 @@ def build_openvino(
     """
     model = copy_checked(model, images, bits, threads)
     openvino = _import_openvino()
+    _open_core()  # before NNCF opens some of its own
     program = export_program(model, images, any_batch=True)
     with silent():
         graph = openvino.convert_model(program)
@@ -120,8 +122,7 @@ def load_openvino(artefact: bytes, image_shape: tuple[int, ...], *, threads: int
         MissingRuntimeError: OpenVINO is not installed.
         ValueError: OpenVINO cannot run this.
     """
-    openvino = _import_openvino()
-    core = openvino.Core()
+    core = _open_core()
     try:
         graph = core.read_model(*_unpack(artefact).values())
         graph.reshape([1, *image_shape])
@@ -178,6 +179,16 @@ def _import_openvino() -> Any:
     with needed_for(NAME), silent():
         import openvino
     return openvino
+
+
+@functools.cache
+def _open_core() -> Any:
+    """Return the one ``Core`` of this process, which stays open.
+
+    Each Core gives the thread another stack for signals. When two are closed in the order in which
+    they were opened, the thread is left with one that is gone, and the next Ctrl-C is a crash.
+    """
+    return _import_openvino().Core()
 
 
 def _text(fact: Any) -> str:

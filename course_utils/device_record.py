@@ -98,6 +98,7 @@ def _find_networks(is_quick: bool) -> dict[str, tuple[nn.Module, np.ndarray]]:
 
 def _find_precisions(device: Device, is_quick: bool) -> Sequence[str]:
     precisions = PRECISIONS.get(device.kind, ("fp32", "bf16"))
+    precisions = tuple(one for one in precisions if one != "tf32" or device.has_tf32)
     return precisions[:1] if is_quick else precisions
 
 

@@ -20,6 +20,7 @@ from course_utils.layer_costs import FLOP_PER_MAC
 from course_utils.measure.measurement import Measurement
 from course_utils.measure.on_device import compare_on_device, estimate_seconds
 from course_utils.roofline import MEMORY_BYTES, UNITS, Kind, Roofline
+from course_utils.runtimes.torch_device import compute_with_tf32
 from course_utils.runtimes.torch_eager import check_threads, use_threads
 
 FORMATS: tuple[Kind, ...] = ("fp32", "tf32", "bf16", "fp16", "int8", "fp8")
@@ -84,7 +85,7 @@ def build_convolution(
         )
         convolve = partial(F.conv2d, given, weights, padding=1)
         if device.kind == "cuda" and dtype == torch.float32:
-            return partial(_with_tf32, kind == "tf32", convolve)
+            return partial(compute_with_tf32, kind == "tf32", convolve)
         return convolve
 
     return _try(prepare, kind, device, f"a convolution of {channels} channels in {kind}")
@@ -94,7 +95,7 @@ def _try(
     prepare: Callable[[], Callable[[], Tensor]], kind: Kind, device: Device, what: str
 ) -> Callable[[], Tensor] | None:
     """Return what was prepared, if it runs; None if the device has no kernel for it."""
-    if kind == "tf32" and not has_tf32(device):
+    if kind == "tf32" and not device.has_tf32:
         return None
     try:
         with explained(device, what), torch.inference_mode():
@@ -119,24 +120,8 @@ def _prepare(kind: Kind, side: int, device: Device) -> Callable[[], Tensor]:
         a, b = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t().contiguous().t()
         return partial(torch._scaled_mm, a, b, scale, scale, out_dtype=torch.bfloat16)
     if kind in ("tf32", "fp32") and device.kind == "cuda":
-        return partial(_with_tf32, kind == "tf32", partial(torch.mm, a, b))
+        return partial(compute_with_tf32, kind == "tf32", partial(torch.mm, a, b))
     return partial(torch.mm, a.to(DTYPES[kind]), b.to(DTYPES[kind]))
-
-
-def has_tf32(device: Device) -> bool:
-    """Return whether a device multiplies tf32: NVIDIA's GPUs from 2020 on do."""
-    return device.kind == "cuda" and torch.cuda.get_device_capability(device.place) >= (8, 0)
-
-
-def _with_tf32(is_on: bool, work: Callable[[], Tensor]) -> Tensor:
-    """Compute fp32 with or without tf32, which PyTorch switches for all at once."""
-    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matrices.allow_tf32, convolutions.allow_tf32
-    matrices.allow_tf32 = convolutions.allow_tf32 = is_on
-    try:
-        return work()
-    finally:
-        matrices.allow_tf32, convolutions.allow_tf32 = before
 
 
 def measure_device_roofline(device: Device, *, threads: int = 1) -> Roofline:

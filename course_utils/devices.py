@@ -59,6 +59,11 @@ class Device:
         """Whether calls return before their work is done."""
         return self.kind != "cpu"
 
+    @property
+    def has_tf32(self) -> bool:
+        """Whether it multiplies tf32: NVIDIA's GPUs from 2020 on do."""
+        return self.kind == "cuda" and torch.cuda.get_device_capability(self.place) >= (8, 0)
+
     def synchronize(self) -> None:
         """Wait until all work that was given to the device is done."""
         if self.is_queued:

@@ -229,6 +229,8 @@ def test_quick_is_two_batches_of_two_networks_in_one_format(monkeypatch):
     for kind in ("cpu", "cuda", "mps", "xpu"):
         assert list(module._find_precisions(FakeDevice(kind), True)) == ["fp32"]
     assert "tf32" in module._find_precisions(FakeDevice(), False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (7, 5))  # a T4
+    assert "tf32" not in module._find_precisions(FakeDevice(), False)
     assert list(module._find_precisions(CPU, False)) == ["fp32", "bf16"]
 
 

@@ -111,6 +111,18 @@ def test_16_bits_are_half_as_large_and_round_every_weight(tiny_mlp, images, prec
     assert not np.array_equal(*found)
 
 
+@pytest.fixture(autouse=True)
+def recent_gpu(monkeypatch):
+    """Let the fake GPU be one that has tf32."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))
+
+
+def test_an_older_gpu_computes_no_tf32_under_that_name(linear, images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (7, 5))
+    with pytest.raises(ValueError, match="from 2020 on"):
+        build_on_device(linear, images, FakeDevice(), precision="tf32")
+
+
 def test_tf32_is_stored_as_fp32(linear):
     images, device = rows(3), FakeDevice()
     full, tensor = (
@@ -234,7 +246,10 @@ def test_an_unknown_format_is_named_with_those_there_are(linear):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "tf32"}, "tf32 is a format of NVIDIA's GPUs; a device has none"),
+        (
+            {"precision": "tf32"},
+            "tf32 is a format of NVIDIA's GPUs from 2020 on; a device lacks it",
+        ),
         ({"with_graph": True}, "CUDA graphs need an NVIDIA GPU; this is a device"),
     ],
 )

@@ -64,8 +64,8 @@ def build_on_device(
     check_threads(threads)
     if precision not in DTYPES:
         raise ValueError(f"Formats of PyTorch on devices are {list(DTYPES)}, not {precision!r}.")
-    if precision == "tf32" and device.kind != "cuda":
-        raise ValueError(f"tf32 is a format of NVIDIA's GPUs; {device} has none.")
+    if precision == "tf32" and not device.has_tf32:
+        raise ValueError(f"tf32 is a format of NVIDIA's GPUs from 2020 on; {device} lacks it.")
     if with_graph and device.kind != "cuda":
         raise ValueError(f"CUDA graphs need an NVIDIA GPU; this is {device}.")
     dtype, layout = DTYPES[precision], torch.contiguous_format
@@ -76,7 +76,7 @@ def build_on_device(
         moved = moved.to(memory_format=layout)  # type: ignore[call-overload]
     compute: Callable[[Tensor], Tensor] = moved
     if precision in ("tf32", "fp32") and device.kind == "cuda":
-        compute = functools.partial(_compute_floats, moved, precision == "tf32")
+        compute = functools.partial(compute_with_tf32, precision == "tf32", moved)
     kept: tuple[np.ndarray, Tensor] | None = None
 
     def send(batch: np.ndarray) -> Tensor:
@@ -118,14 +118,13 @@ def _has_instructions(precision: str) -> bool:
     return has.get(precision, True)
 
 
-def _compute_floats(model: nn.Module, with_tf32: bool, given: Tensor) -> Tensor:
-    """Compute fp32 layers with or without tf32, which PyTorch switches for all at once."""
+def compute_with_tf32(is_on: bool, work: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """Compute fp32 with or without tf32, which PyTorch switches for all at once."""
     matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matrices.allow_tf32, convolutions.allow_tf32
-    matrices.allow_tf32 = convolutions.allow_tf32 = with_tf32
+    matrices.allow_tf32 = convolutions.allow_tf32 = is_on
     try:
-        answers: Tensor = model(given)
-        return answers
+        return work(*given)
     finally:
         matrices.allow_tf32, convolutions.allow_tf32 = before
 

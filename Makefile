@@ -18,6 +18,10 @@ endif
 # The first of these that will do makes .venv. To choose: make lab PYTHON=python3.12
 PYTHON ?= python3 python python3.13 python3.12 python3.11 py
 
+# So many tests run at a time. They never judge how long something took, and lessons take turns
+# at timing. For figures to keep, run a lesson alone: `make run-notebooks`.
+WORKERS ?= 2
+
 # More that a lesson can use, by name, as pyproject.toml lists it: make lab EXTRAS=edge
 EXTRAS ?=
 
@@ -27,7 +31,7 @@ WEB_INSTALLED := $(VENV)/.installed-web
 TEST_TASKS := lint types unit notebooks browser
 
 .PHONY: help lab test setup format run-notebooks $(TEST_TASKS)
-.NOTPARALLEL:  # latency is measured: nothing may run beside it
+.NOTPARALLEL:  # the targets build on each other
 
 help:  ## This table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,14 +61,18 @@ types: $(TEST_INSTALLED)  ## Types of the package
 	$(PY) -m mypy
 
 unit: $(TEST_INSTALLED)  ## Tests without notebooks and browser
-	$(call PYTEST,unit,tests -m "not browser")
+	$(call PYTEST,unit,tests -m "not browser" --dist worksteal)
 
-notebooks: $(TEST_INSTALLED)  ## Run every notebook, compare the outputs tagged for it
-	$(call PYTEST,notebooks,--nbval-lax --nbval-current-env notebooks \
-	  --nbval-cell-timeout=300 -p no:cacheprovider)
+# A test asks whether a lesson works, not how large its numbers are; 0 takes a whole look.
+notebooks browser: export INFERENCE_MEASURED_QUICK := 1
 
-browser: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Drive the panel in Chromium
-	$(call PYTEST,browser,tests/browser -m browser)
+notebooks: $(TEST_INSTALLED)  ## Run every notebook with nbval, then its solutions, panels, cells backwards
+	$(PY) tests/extend_lessons.py build/lessons
+	$(call PYTEST,notebooks,--nbval-lax --nbval-current-env build/lessons/*.ipynb \
+	  --nbval-cell-timeout=300 -p no:cacheprovider --dist loadfile)
+
+browser: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Drive every lesson and its panels in Chromium
+	$(call PYTEST,browser,tests/browser -m browser --dist loadfile)
 
 format: $(TEST_INSTALLED)  ## Mend what ruff can mend
 	$(PY) -m ruff check --fix .
@@ -78,7 +86,7 @@ setup: $(TEST_INSTALLED) $(WEB_INSTALLED)  ## Install everything, run nothing
 # $(1): name of the report, $(2): arguments. A skipped test checks nothing, so it fails the run.
 define PYTEST
 	@mkdir -p build
-	$(PY) -m pytest $(2) --junitxml=build/$(1).xml
+	$(PY) -m pytest -n $(WORKERS) $(2) --junitxml=build/$(1).xml
 	@$(PY) -c 'import sys, xml.etree.ElementTree as tree; \
 	  cases = tree.parse(sys.argv[1]).iter("testcase"); \
 	  names = [case.get("name") for case in cases if case.find("skipped") is not None]; \

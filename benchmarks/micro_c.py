@@ -24,11 +24,13 @@ from course_utils.tables import Table
 
 STUDENTS = ("full_ds-cnn_w40_taught_seed0", "full_ds-cnn_w32_taught_seed0")
 LEVELS = {
-    "-O0": (("-O0",), 1),
-    "-Os": (("-Os",), 1),
-    "-O3": (("-O3", "-march=native"), 1),
-    "-O3, rows of 32": (("-O3", "-march=native"), 32),
-    "-O3, rows of 64": (("-O3", "-march=native"), 64),
+    "-O0": (("-O0",), 1, 1),
+    "-Os": (("-Os",), 1, 1),
+    "-O3": (("-O3", "-march=native"), 1, 1),
+    "-O3, rows of 32": (("-O3", "-march=native"), 32, 1),
+    "-O3, rows of 64": (("-O3", "-march=native"), 64, 1),
+    "-O3, rows of 8, 16 bits": (("-O3", "-march=native"), 8, 2),
+    "-O3, rows of 64, 16 bits": (("-O3", "-march=native"), 64, 2),
 }
 CHIP = ("-mcpu=cortex-m4", "-mthumb")
 ARM_COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-arm"
@@ -128,12 +130,14 @@ def tell(model: torch.nn.Module, fashion: Dataset, count: int, limit_s: float) -
         "ONNX Runtime, int8": runtimes.build(quantize.quantize_weights(folded, 8), calibration),
         "ONNX Runtime, fp32": runtimes.build(folded, calibration),
     }
-    for level, (flags, lanes) in LEVELS.items():
-        source = micro.write_c(network, NAME, lanes=lanes)
+    for level, (flags, lanes, wide) in LEVELS.items():
+        source = micro.write_c(network, NAME, lanes=lanes, weight_bytes=wide)
         logits = micro.load_c(network, source, NAME, flags)(images)
         same = int((logits == expected).all(axis=1).sum())
         print(f"C {level}: {same} of {count} images have the reference's logits, bit for bit")
-        runners[f"C {level}"] = micro.build_c(network, name=NAME, lanes=lanes, flags=flags)
+        runners[f"C {level}"] = micro.build_c(
+            network, name=NAME, lanes=lanes, weight_bytes=wide, flags=flags
+        )
     print(tabulate_accuracy(runners, fashion))
     print(tabulate_sizes(network))
     timed = {name: runner for name, runner in runners.items() if name != "C -O0"}

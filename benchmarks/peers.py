@@ -6,7 +6,6 @@ remark is what the artefact is.
 
 import contextlib
 import io
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from course_utils import quantize, runtimes
-from course_utils.runtimes import Runner, onnx_runtime
+from course_utils.runtimes import Runner, onnx_runtime, openvino_runtime
 from course_utils.runtimes.export import export_onnx, quiet, without_notes
 
 OPENVINO_SETTINGS = {
@@ -77,10 +76,9 @@ def build_openvino(model: nn.Module, images: np.ndarray, preset: str | None = No
     It gets its best case, a graph of batch 1. Left alone it computes fp32 networks in bf16
     where the processor has it, and moves the calling thread to a core of its choice.
     """
-    sys.modules["openvino_telemetry"] = None  # or both report their use to their makers
+    core = openvino_runtime._open_core()  # one stays open: two, closed, make Ctrl-C a crash
     import openvino
 
-    core = openvino.Core()
     graph = core.read_model(export_onnx(model, images).SerializeToString())
     graph.reshape([1, *images.shape[1:]])
     if preset is not None:

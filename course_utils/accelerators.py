@@ -169,7 +169,7 @@ def describe_here(
         "CPU" if is_processor else "GPU",
         peaks,
         bandwidth_gb_s=bandwidth.value,
-        memory_gib=round(device.free_bytes() / 2**30, 1),
+        memory_gib=round(device.memory_bytes() / 2**30, 1),
         on_chip_mib=max(cache_bytes()) / 2**20 if is_processor else 0.0,
         price_per_hour=price_per_hour,
         price_note=price_note,

@@ -5,8 +5,10 @@ from typing import Literal
 
 from course_utils.tables import Table
 
-Verdict = Literal["holds", "holds in part", "not here"]
-SIGNS: dict[Verdict, str] = {"holds": "✔", "holds in part": "◐", "not here": "✘"}
+Verdict = Literal["holds", "holds in part", "not here", "not tried here"]
+SIGNS: dict[Verdict, str] = {
+    "holds": "✔", "holds in part": "◐", "not here": "✘", "not tried here": "–",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class Claim:
 
     Attributes:
         text: The claim, in our words.
-        verdict: Computed from measurements.
-        because: The measurement that the verdict rests on.
+        verdict: Computed from measurements; "not tried here" where this machine lacks what for.
+        because: The measurement that the verdict rests on, or what is lacking.
     """
 
     text: str

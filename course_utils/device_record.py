@@ -19,15 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_utils import datasets, machine, measure, models, runtimes
+from course_utils import datasets, machine, measure, models, runtimes, verified
 from course_utils.device_roofline import measure_device_roofline
 from course_utils.devices import Device, OutOfDeviceMemoryError, find_largest_batch
 from course_utils.known_networks import ResNet50
 from course_utils.measure import Measurement, Provenance
 from course_utils.measure.on_device import estimate_seconds
-from course_utils.verified import DATA
 
-FOLDER = DATA / "recorded"
+FOLDER = verified.DATA / "recorded"
 PREFIX = "device_"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUICK_BATCHES = (1, 4)
@@ -167,8 +166,15 @@ def _describe(found: Measurement) -> dict[str, Any]:
 def save_record(record: Mapping[str, Any], path: Path) -> None:
     """Write a record; a file that is there already is replaced only when all is written."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=1) + "\n"
+    part.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
     os.replace(part, path)
+
+
+def name_in_data(path: Path) -> str:
+    """Return a file's name in ``data/SHA256SUMS``; empty if it is none of the course's data."""
+    folder, data = path.parent.resolve(), verified.DATA.resolve()
+    return (folder / path.name).relative_to(data).as_posix() if folder.is_relative_to(data) else ""
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,11 @@ class DeviceRecord:
 def load_records(folder: Path = FOLDER) -> list[DeviceRecord]:
     """Return all records of devices in a folder, by name of the file.
 
+    Those in the course's data folder are checked against ``data/SHA256SUMS``; elsewhere a file has
+    no digest, and is read as it is.
+
     Raises:
+        DamagedFileError: A file of the course is damaged, or not listed; it is named.
         ValueError: A file is no such record; it is named.
     """
     return list(_read(sorted(folder.glob(f"{PREFIX}*.json"))))
@@ -227,8 +237,10 @@ def load_records(folder: Path = FOLDER) -> list[DeviceRecord]:
 
 def _read(paths: Iterable[Path]) -> Iterable[DeviceRecord]:
     for path in paths:
+        name = name_in_data(path)
+        content = verified.read(name) if name else path.read_bytes()
         try:
-            record = DeviceRecord(json.loads(path.read_text(encoding="utf-8")), path)
+            record = DeviceRecord(json.loads(content.decode("utf-8")), path)
             _check(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

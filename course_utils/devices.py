@@ -109,14 +109,13 @@ class Device:
         elif self.is_queued:
             torch.accelerator.empty_cache()
 
-    def free_bytes(self) -> int:
-        """Give back what is kept for later, and return how many bytes of the device are free."""
-        self.give_back()
+    def memory_bytes(self) -> int:
+        """Return how many bytes of memory the device has, whether they are free or not."""
         if self.kind == "mps":  # has no memory of its own, but a share of the main memory
-            return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+            return int(torch.mps.recommended_max_memory())
         if not self.is_queued:
-            return int(psutil.virtual_memory().available)
-        return int(torch.accelerator.get_memory_info(self.place)[0])
+            return int(psutil.virtual_memory().total)
+        return int(torch.accelerator.get_memory_info(self.place)[1])
 
     def describe_clocks(self) -> str:
         """Return clock and power of an NVIDIA GPU just now, as its driver tells them."""

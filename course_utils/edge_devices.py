@@ -1,84 +1,18 @@
-"""Devices at the edge as published: flash, RAM, rate; and a yardstick of what boards reach.
+"""Devices at the edge as published: flash, RAM, rate.
 
-A rate here is a peak: what the multipliers could do if nothing else had to be done. What a board
-reaches, submissions to MLPerf Tiny tell (Banbury et al., 2021, arXiv 2106.07597): all run the same
-network, a ResNet-8 on colour images of 32×32, and somebody has timed it on the board.
+A rate here is a peak: what the multipliers could do if nothing else had to be done. What was
+reached comes from ``yardsticks``.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from course_utils.measure.measurement import Provenance
 from course_utils.tables import Table
+from course_utils.yardsticks import YARDSTICKS
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 ARITHMETICS = ("fp32", "int8")
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """MLPerf Tiny's image classification, as somebody timed it on a board.
-
-    Attributes:
-        board: And its processor.
-        clock_mhz: Of what multiplies.
-        latency_ms: Of one image.
-        energy_uj: Of one image, microjoules; NaN if it was not measured.
-        software: That ran the network.
-        source: Where the result stands.
-        date: Of that.
-    """
-
-    board: str
-    clock_mhz: float
-    latency_ms: float
-    energy_uj: float
-    software: str
-    source: str
-    date: str
-
-    @property
-    def macs_per_cycle(self) -> float:
-        """Multiply-adds of the network for each cycle that it took."""
-        return MLPERF_MACS / (self.latency_ms * 1e3 * self.clock_mhz)
-
-    @property
-    def provenance(self) -> Provenance:
-        """Where the latency comes from."""
-        return Provenance("cited", f"{self.source}, {self.board}, {self.software}", self.date)
-
-
-# The network of the yardstick: int8 file, multiply-adds by the shapes, quality that is asked for.
-MLPERF_BYTES, MLPERF_MACS, MLPERF_ACCURACY = 98_496, 12_501_632, 85.0
-TINY = "MLCommons, tiny_results_{}, image classification"
-
-YARDSTICKS: dict[str, Yardstick] = {
-    "M0+": Yardstick(
-        "NUCLEO-G0B1RE (Cortex-M0+)", 64, 1669.4, math.nan, "Bosch HALE 1.0",
-        TINY.format("v1.1"), "2023-06",
-    ),
-    "M4, reference": Yardstick(
-        "NUCLEO-L4R5ZI (Cortex-M4)", 120, 704.26, 29_207, "TensorFlow Lite for Microcontrollers",
-        TINY.format("v0.5"), "2021-06",
-    ),
-    "M4": Yardstick(
-        "NUCLEO-L4R5ZI (Cortex-M4)", 120, 226.90, 10_682, "X-CUBE-AI 7.3",
-        TINY.format("v1.0"), "2022-11",
-    ),
-    "M7, 216 MHz": Yardstick(
-        "DISCO-F746NG (Cortex-M7)", 216, 64.77, math.nan, "Plumerai",
-        TINY.format("v1.0"), "2022-11",
-    ),
-    "M7, 280 MHz": Yardstick(
-        "NUCLEO-H7A3ZI-Q (Cortex-M7)", 280, 54.35, 8_707, "X-CUBE-AI 7.3",
-        TINY.format("v1.0"), "2022-11",
-    ),
-    "Ethos-U55": Yardstick(
-        "Ethos-U55 with 128 multipliers, in Arm's simulator", 1000, 0.203, math.nan, "Vela",
-        "a public report on MLPerf Tiny's file, not one of its results", "2026-04",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,8 +26,11 @@ class EdgeDevice:
         ram_bytes: For everything that changes.
         clock_mhz: Of what multiplies; 0 if not published here.
         macs_per_s: Multiply-adds a second at best, by arithmetic; what is missing has no unit.
-        reached_macs_per_s: In int8, what a network has been seen to reach; NaN if no result is
+        reached_macs_per_s: In int8, what a ResNet-8 has been seen to reach; NaN if no result is
             known.
+        reached_depthwise_macs_per_s: The same of a network of depthwise convolutions.
+        is_bare: Whether a model is compiled into the program, as constants of its C file; else it
+            is a file for a runtime.
         operators: Kinds of layers (see ``layer_costs``) that it computes; empty: all.
         watts: Of the board or chip at work; 0 if not published.
         price: US dollars, the board; 0 if not published here.
@@ -109,6 +46,8 @@ class EdgeDevice:
     clock_mhz: float
     macs_per_s: Mapping[str, float]
     reached_macs_per_s: float = math.nan
+    reached_depthwise_macs_per_s: float = math.nan
+    is_bare: bool = False
     operators: frozenset[str] = field(default_factory=frozenset)
     watts: float = 0.0
     price: float = 0.0
@@ -154,8 +93,8 @@ DEVICES: tuple[EdgeDevice, ...] = (
     ),
     EdgeDevice(
         "Edge TPU", "Coral Dev Board", 8e9, 1 * GIB, 0,
-        {"int8": 2e12}, reached_macs_per_s=300e6 / 2.5e-3, operators=NPU_OPERATORS, watts=2,
-        price=150,
+        {"int8": 2e12}, reached_depthwise_macs_per_s=300e6 / 2.5e-3, operators=NPU_OPERATORS,
+        watts=2, price=150,
         rate_note="published: 4·10¹² operations a second; reached: MobileNet v2 (300·10⁶, Sandler"
         " et al., 2018) in 2.5 ms; beyond 8 MiB of weights it is slower",
         source="coral.ai, FAQ and data sheet; price: ExtremeTech, 2019", date="2019",
@@ -172,25 +111,31 @@ DEVICES: tuple[EdgeDevice, ...] = (
     EdgeDevice(
         "Cortex-M7", "STM32F746 Discovery", 1 * MIB, 320 * KIB, 216,
         {"fp32": 216e6, "int8": 2 * 216e6}, reached_macs_per_s=_reach("M7, 216 MHz", 216),
+        reached_depthwise_macs_per_s=_reach("M7, 216 MHz, DS-CNN", 216), is_bare=True,
         rate_note=f"computed: two products of 16 bits a cycle, or one of fp32 ({ARM})",
         source="MLCommons, tiny_results_v1.0, DISCO_F746NG.json", date="2022-11",
     ),
     EdgeDevice(
         "Cortex-M4", "nRF52840 (Arduino Nano 33 BLE)", 1 * MIB, 256 * KIB, 64,
-        {"fp32": 64e6 / 2, "int8": 2 * 64e6}, reached_macs_per_s=_reach("M4", 64), watts=0.024,
-        rate_note=f"computed: two products of 16 bits a cycle, fp32 in two cycles ({ARM})",
+        {"fp32": 64e6 / 2, "int8": 2 * 64e6}, reached_macs_per_s=_reach("M4", 64),
+        reached_depthwise_macs_per_s=_reach("M4, DS-CNN", 64), is_bare=True, watts=0.024,
+        rate_note=f"computed: two products of 16 bits a cycle, fp32 in two cycles ({ARM}); reached:"
+        " on a NUCLEO-L4R5ZI of 120 MHz, by the clock",
         source="Nordic Semiconductor, product specification: 8.1 mA at 3 V, while sending",
         date="looked up 2026-11",
     ),
     EdgeDevice(
         "Cortex-M0+", "Raspberry Pi Pico (RP2040), one core of 2", 2 * MIB, 264 * KIB, 133,
-        {"int8": 133e6 / 2}, reached_macs_per_s=_reach("M0+", 133), price=4,
-        rate_note="computed: a product and a sum, a cycle each; no unit for fp32",
+        {"int8": 133e6 / 2}, reached_macs_per_s=_reach("M0+", 133),
+        reached_depthwise_macs_per_s=_reach("M0+, DS-CNN", 133), is_bare=True, price=4,
+        rate_note="computed: a product and a sum, a cycle each; no unit for fp32; reached: on a"
+        " NUCLEO-G0B1RE of 64 MHz, by the clock",
         source="Raspberry Pi, product briefs of Pico and RP2040; price as reported at the launch",
         date="2021-01",
     ),
     EdgeDevice(
         "AVR", "Arduino Uno (ATmega328P), 8 bits", 32 * KIB, 2 * KIB, 16, {"int8": 16e6 / 6},
+        is_bare=True,
         rate_note="computed: two cycles a product, four to add its 16 bits to 32; no unit for fp32",
         source="Arduino, UNO R3 reference manual, 2023; multiplier: Microchip, ATmega328P",
         date="2023-06",
@@ -216,7 +161,7 @@ def tabulate_devices(devices: Sequence[EdgeDevice] = DEVICES) -> Table:
     Args:
         devices: In their order.
     """
-    head = ["", "board", "flash", "RAM", "MHz", *ARITHMETICS, "reached", "W", "$"]
+    head = ["", "board", "flash", "RAM", "MHz", *ARITHMETICS, "ResNet", "DS-CNN", "W", "$"]
     rows = [
         [
             device.name,
@@ -225,39 +170,19 @@ def tabulate_devices(devices: Sequence[EdgeDevice] = DEVICES) -> Table:
             _or_dash(device.clock_mhz),
             *(_or_dash(device.macs_per_s.get(kind, 0) / 1e6) for kind in ARITHMETICS),
             _or_dash(device.reached_macs_per_s / 1e6),
+            _or_dash(device.reached_depthwise_macs_per_s / 1e6),
             _or_dash(device.watts),
             _or_dash(device.price),
         ]
         for device in devices
     ]
     told = (
-        "fp32, int8: multiply-adds at best, 10⁶ a second; reached: by a network in int8, 10⁶ a"
-        " second, where a result is published."
+        "fp32, int8: multiply-adds at best, 10⁶ a second; ResNet, DS-CNN: what a network of that"
+        " kind has reached in int8, 10⁶ a second, where a result is published (of another board"
+        " with such a processor: as many a cycle)."
     )
     notes = [f"{one.name}: {one.rate_note}. {one.source}, {one.date}" for one in devices]
     return Table(head, rows, [told, *notes])
-
-
-def tabulate_yardsticks() -> Table:
-    """Return what boards took for MLPerf Tiny's image classification."""
-    head = ["", "software", "MHz", "ms", "mJ", "multiply-adds a cycle"]
-    rows = [
-        [
-            one.board,
-            one.software,
-            f"{one.clock_mhz:g}",
-            f"{one.latency_ms:,.3g}" if one.latency_ms < 100 else f"{one.latency_ms:,.0f}",
-            _or_dash(one.energy_uj / 1000),
-            f"{one.macs_per_cycle:.2f}",
-        ]
-        for one in YARDSTICKS.values()
-    ]
-    told = (
-        f"A ResNet-8 in int8: {MLPERF_BYTES:,} bytes, {MLPERF_MACS / 1e6:.1f}·10⁶ multiply-adds,"
-        f" {MLPERF_ACCURACY:g} % of CIFAR-10 asked for."
-    )
-    sources = dict.fromkeys(f"{one.source}, {one.date}" for one in YARDSTICKS.values())
-    return Table(head, rows, [told, *sources])
 
 
 def tell_size(size_bytes: float) -> str:

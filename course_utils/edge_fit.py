@@ -17,12 +17,12 @@ from course_utils.edge_devices import DEVICES, EdgeDevice, tell_size
 from course_utils.layer_costs import count_costs
 from course_utils.measure import Measurement, computed
 from course_utils.sweep import Sweep
-from course_utils.tables import Table
 
 Arithmetic = Literal["fp32", "int8"]
 Limit = Literal["arithmetic", "operators", "flash", "RAM", "latency"]
 ENOUGH_MS = 100.0  # what feels immediate (Nielsen, 1993)
 INT8_BITS = 8
+STORED = "bytes of the file, on chips without files of a C file's constants / flash"
 FORMULA = "multiply-adds / (multiply-adds a second at best)"
 
 
@@ -36,6 +36,8 @@ class Needs:
         macs: Multiply-adds.
         arithmetic: "fp32" or "int8".
         operators: Kinds of its layers, as ``layer_costs`` names them.
+        compiled_bytes: Of its constants, where it is compiled into the program; 0: as of the file.
+        is_depthwise: Whether it has depthwise convolutions.
     """
 
     flash_bytes: float
@@ -43,10 +45,21 @@ class Needs:
     macs: float
     arithmetic: Arithmetic
     operators: frozenset[str] = frozenset()
+    compiled_bytes: float = 0.0
+    is_depthwise: bool = False
+
+    def flash_on(self, device: EdgeDevice) -> float:
+        """Return the bytes of flash that the model takes there: of a file, or compiled in."""
+        return self.compiled_bytes if device.is_bare and self.compiled_bytes else self.flash_bytes
 
 
 def count_needs(
-    model: nn.Module, images: np.ndarray, *, bits: int = 8, flash_bytes: float | None = None
+    model: nn.Module,
+    images: np.ndarray,
+    *,
+    bits: int = 8,
+    flash_bytes: float | None = None,
+    compiled_bytes: float | None = None,
 ) -> Needs:
     """Count what one image through a network takes.
 
@@ -57,12 +70,18 @@ def count_needs(
             more it is fp32.
         flash_bytes: Of the file that ships, e.g. a runner's ``size_bytes``; None: of the weights
             and biases alone.
+        compiled_bytes: Of the constants in a C file, e.g. ``micro.plan_memory(...).weight_bytes``;
+            None: of the weights and biases alone.
 
     Raises:
         ValueError: The bits or bytes are not above 0, or the model's layers cannot be counted.
     """
-    if bits < 1 or (flash_bytes is not None and flash_bytes <= 0):
-        raise ValueError(f"bits={bits} and flash_bytes={flash_bytes} have to be above 0.")
+    given = [bits, *(one for one in (flash_bytes, compiled_bytes) if one is not None)]
+    if min(given) <= 0:
+        raise ValueError(
+            f"bits={bits}, flash_bytes={flash_bytes} and compiled_bytes={compiled_bytes} have to be"
+            " above 0."
+        )
     is_int8 = bits <= INT8_BITS
     costs = count_costs(
         model,
@@ -76,6 +95,8 @@ def count_needs(
         costs.macs,
         "int8" if is_int8 else "fp32",
         frozenset(layer.kind for layer in costs.layers),
+        costs.weight_bytes if compiled_bytes is None else compiled_bytes,
+        any(isinstance(one, nn.Conv2d) and one.groups > 1 for one in model.modules()),
     )
 
 
@@ -140,7 +161,7 @@ class Fit:
         if self.lacking:
             told.append(f"{device.name} computes no {', no '.join(self.lacking)}.")
         for limit, needed, there in (
-            ("flash", needs.flash_bytes, device.flash_bytes),
+            ("flash", needs.flash_on(device), device.flash_bytes),
             ("RAM", needs.ram_bytes, device.ram_bytes),
         ):
             if self.shares[limit] > 1:
@@ -183,37 +204,16 @@ def check_fit(device: EdgeDevice, needs: Needs, deadline_ms: float = ENOUGH_MS) 
         raise ValueError(f"A deadline of {deadline_ms} ms leaves no time; give more than 0.")
     peak = device.macs_per_s.get(needs.arithmetic, math.nan)
     bound_ms = 1000 * needs.macs / peak
-    reached = device.reached_macs_per_s if needs.arithmetic == "int8" else math.nan
+    seen = device.reached_depthwise_macs_per_s if needs.is_depthwise else device.reached_macs_per_s
+    reached = seen if needs.arithmetic == "int8" else math.nan
     shares = {
-        "flash": needs.flash_bytes / device.flash_bytes,
+        "flash": needs.flash_on(device) / device.flash_bytes,
         "RAM": needs.ram_bytes / device.ram_bytes,
         "latency": bound_ms / deadline_ms,
     }
     lacking = sorted(needs.operators - device.operators) if device.operators else []
     likely_ms = 1000 * needs.macs / reached
     return Fit(device, needs, deadline_ms, shares, tuple(lacking), bound_ms, likely_ms)
-
-
-def tabulate_fits(fits: Mapping[str, Fit]) -> Table:
-    """Return fits as a table, a row each.
-
-    Args:
-        fits: By the words that stand in front, e.g. of the network and the device.
-    """
-    head = ["", "fits", "binds", "flash", "RAM", "ms at best", "ms likely"]
-    rows = [
-        [
-            name,
-            fit.verdict,
-            fit.binds,
-            *(_tell_share(fit.shares[limit]) for limit in ("flash", "RAM")),
-            *(_tell_ms(ms if fit.can_run else math.nan) for ms in (fit.bound_ms, fit.likely_ms)),
-        ]
-        for name, fit in fits.items()
-    ]
-    deadlines = sorted({fit.deadline_ms for fit in fits.values()})
-    told = f"computed: at best, {FORMULA}; in time: within"
-    return Table(head, rows, [f"{told} {', '.join(f'{ms:g}' for ms in deadlines)} ms"])
 
 
 def compute_fits(
@@ -264,11 +264,12 @@ def measure_fit(fit: Fit) -> dict[str, Measurement]:
     why = " ".join(fit.problems) or f"{fit.binds} binds"
     flash, ram = (100 * fit.shares[limit] for limit in ("flash", "RAM"))
     bound_ms, likely_ms = (ms if fit.can_run else math.nan for ms in (fit.bound_ms, fit.likely_ms))
-    seen = "MLPerf Tiny's network, or MobileNet v2, reached this rate"
-    unseen = "no network's rate is published for this device and arithmetic"
+    of_kind = "of depthwise convolutions" if fit.needs.is_depthwise else "of full convolutions"
+    seen = f"a network {of_kind} reached this rate there"
+    unseen = f"no rate of a network {of_kind} is published for this device and arithmetic"
     note = why if not fit.can_run else unseen if math.isnan(likely_ms) else seen
     return {
-        "flash": computed(flash, "%", "bytes of the model / flash", why),
+        "flash": computed(flash, "%", STORED, why),
         "ram": computed(ram, "%", "bytes of the activations / RAM", why),
         "bound": computed(bound_ms, "ms", FORMULA, why),
         "likely": computed(likely_ms, "ms", "multiply-adds / (a second, as reached)", note),

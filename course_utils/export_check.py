@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_utils import runtimes
 from course_utils.datasets import Split
 from course_utils.export_clinic import shorten
 from course_utils.runtimes.runner import Runner
-from course_utils.tables import Table
 
 PART = 100  # images at once
 BATCHES = (1, 2, 7)
@@ -103,17 +101,3 @@ def check_export(
         same = float(np.mean(logits.argmax(1) == wanted[:count].argmax(1)))
     largest = float(np.abs(wanted).max())
     return ExportCheck(count, difference, largest, same, found, tolerance)
-
-
-def tabulate_fusion(content: bytes) -> Table:
-    """Return how often each operator stands in an ONNX file, and in the graph that runs here.
-
-    Args:
-        content: The file.
-    """
-    written = runtimes.load(content, optimise=False).operators
-    runs = runtimes.load(content).operators
-    names = dict.fromkeys([*written, *runs])
-    rows = [[name, *(str(one.get(name, 0) or "–") for one in (written, runs))] for name in names]
-    totals = ["all", *(str(sum(one.values())) for one in (written, runs))]
-    return Table(["operator", "in the file", "that runs"], [*rows, totals])

@@ -186,8 +186,8 @@ def try_export(model: nn.Module, images: np.ndarray, opset: int | None = None) -
     export = Export(without_notes(program.model_proto).SerializeToString())
     if opset is not None and export.opset != opset:
         raise ValueError(
-            f"Opset {opset} was asked for, and the exporter wrote opset {export.opset}, without a"
-            " word: read it back."
+            f"Opset {opset} was asked for, and the exporter wrote opset {export.opset}, with no"
+            " more than a warning; ask for one that it knows."
         )
     return export
 

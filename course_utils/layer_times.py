@@ -7,7 +7,7 @@ which that fails is listed, not guessed.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,21 @@ def measure_layers(
     kinds = [layer.kind for layer in layers]
     held = working_set_bytes["int8" if "int8" in kinds else "fp32"]
     return LayerTimes(layers, most_first, list(missing.elements()), overhead_ms, held)
+
+
+def sum_by(found: LayerTimes, kind_of: Callable[[str], str]) -> dict[str, float]:
+    """Return milliseconds by kind of layer, and by operator for all that is no layer.
+
+    Args:
+        found: What ran.
+        kind_of: Takes a layer's name and returns what it is to be counted under.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    for layer in found.layers:
+        sums[kind_of(layer.name)] += layer.latency.value
+    for operator, milliseconds in found.others_ms.items():
+        sums[operator] += milliseconds
+    return dict(sums)
 
 
 def tabulate(cases: Mapping[str, LayerTimes], roofline: Roofline) -> Table:

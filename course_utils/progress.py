@@ -15,6 +15,7 @@ from pathlib import Path
 from course_utils.folders import data_folder
 
 SECONDS_TO_WAIT = 20
+COMPUTED = " (computed)"
 TABLES = """
 create table if not exists guesses (
     id integer primary key, made_at text not null, lab text not null, setting text not null,
@@ -38,7 +39,15 @@ def progress_file() -> Path:
 def save_prediction(
     lab: str, setting: str, *, guess: dict[str, float], told: str, found: str
 ) -> None:
-    """Keep a guess, by metric and in words, beside what was then measured."""
+    """Keep a guess, by metric and in words, beside what was then measured or computed.
+
+    Args:
+        lab: Its name.
+        setting: Of its knobs, in words.
+        guess: By metric.
+        told: The guess in words.
+        found: What came out, in words; "(computed)" at its end if it was not measured.
+    """
     _insert(
         "insert into guesses (made_at, lab, setting, guess, told, found) values (?, ?, ?, ?, ?, ?)",
         (lab, setting, json.dumps(guess), told, found),
@@ -90,7 +99,9 @@ def report() -> str:
         return "Nothing yet: your first prediction will stand here."
     lines = []
     for lab, setting, told, found in predictions:
-        lines.append(f"Predicted in “{lab}” for {setting}: {told}; measured {found}.")
+        how = "computed" if found.endswith(COMPUTED) else "measured"
+        found = found.removesuffix(COMPUTED)
+        lines.append(f"Predicted in “{lab}” for {setting}: {told}; {how} {found}.")
     for exercise, tries, solved in attempts:
         state = "solved" if solved else "not solved yet"
         lines.append(f"Exercise “{exercise}”: {state}, {tries} {'try' if tries == 1 else 'tries'}.")

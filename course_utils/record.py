@@ -4,12 +4,19 @@ python -m course_utils.record --device cuda
 """
 
 import argparse
+import hashlib
 import os
 import re
 import sys
 from pathlib import Path
 
-from course_utils.device_record import FOLDER, PREFIX, measure_device, save_record
+from course_utils.device_record import (
+    FOLDER,
+    PREFIX,
+    measure_device,
+    name_in_data,
+    save_record,
+)
 from course_utils.devices import (
     KINDS,
     Device,
@@ -53,6 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Nothing was written: {error}", file=sys.stderr)
         return 1
     save_record(record, path)
+    listed = name_in_data(path)
+    if listed:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        print("Lesson 06 shows it once data/SHA256SUMS has this line, and no other of this file:")
+        print(f"{digest}  {listed}")
     print(f"Written: {path}. CONTRIBUTING.md says how to send it in.")
     return 0
 

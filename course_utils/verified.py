@@ -1,6 +1,7 @@
 """Read the files that the course ships, and refuse one that is missing or damaged."""
 
 import hashlib
+import lzma
 from functools import cache
 from pathlib import Path
 
@@ -28,9 +29,18 @@ def published_digests() -> dict[str, str]:
 def read(name: str) -> bytes:
     """Return the content of ``data/<name>``, checked against ``data/SHA256SUMS``.
 
+    What shrinks much is stored as ``data/<name>.xz``: then this is checked, and decompressed.
+
     Raises:
         DamagedFileError: The file is missing, not listed, or one byte of it differs.
     """
+    packed = f"{name}.xz"
+    if packed in published_digests():
+        return lzma.decompress(_read_stored(packed))
+    return _read_stored(name)
+
+
+def _read_stored(name: str) -> bytes:
     path = DATA / name
     if not path.exists():
         raise DamagedFileError(f"data/{name} is missing. {_cure(name)}")

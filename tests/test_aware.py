@@ -340,7 +340,7 @@ def test_conversion_keeps_the_answers(trained, pictures, calibration, bits):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_without_rounded_biases_the_logits_stay(trained, calibration, bits, monkeypatch):
     """But for a few images where a sum lies on the edge between two integers."""
-    monkeypatch.setattr(aware, "_round_biases_", lambda model: None)
+    monkeypatch.setattr(aware, "round_biases_", lambda model: None)
     prepared = prepare_aware(trained, bits, calibration)
     before = logits_of(prepared, calibration)
     after = logits_of(convert_aware(prepared), calibration)
@@ -384,20 +384,31 @@ def inputs_of(converted: fx.GraphModule) -> dict[str, float]:
     return steps
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_biases_are_whole_multiples_of_the_steps_of_the_sums(trained, calibration, bits):
-    prepared = prepare_aware(trained, bits, calibration)
-    exact = quantize.fold_batch_norms(trained)
-    converted = convert_aware(prepared)
-    grids, steps = quantized_weights(converted), inputs_of(converted)
-    assert steps.keys() == set(quantize.count_weights(converted))
+def assert_biases_are_multiples(network, exact):
+    """Check the biases against the steps of the sums, and against those not rounded."""
+    grids, steps = quantized_weights(network), inputs_of(network)
+    assert steps.keys() == set(quantize.count_weights(network))
     for layer, input_step in steps.items():
-        bias = converted.get_parameter(f"{layer}.bias").double()
+        bias = network.get_parameter(f"{layer}.bias").double()
         unit = input_step * spread_integers(grids[f"{layer}.weight"]).scale.double().flatten()
         multiples = bias / unit
         assert torch.allclose(multiples, multiples.round(), atol=1e-3, rtol=1e-6)
         moved = (bias - exact.get_parameter(f"{layer}.bias")).abs()
         assert (moved <= 0.501 * unit + 1e-6).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_biases_are_whole_multiples_of_the_steps_of_the_sums(trained, calibration, bits):
+    converted = convert_aware(prepare_aware(trained, bits, calibration))
+    assert_biases_are_multiples(converted, quantize.fold_batch_norms(trained))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_biases_of_narrowed_weights_are_multiples_of_their_steps(trained, calibration, bits):
+    converted = convert_aware(prepare_aware(trained, bits, calibration))
+    before = copy.deepcopy(converted.state_dict())
+    assert_biases_are_multiples(quantize.narrow_weights(converted, 7), converted)
+    assert all(torch.equal(before[name], value) for name, value in converted.state_dict().items())
 
 
 def with_norms(change) -> nn.Module:

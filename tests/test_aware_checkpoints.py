@@ -258,7 +258,7 @@ def test_each_checkpoint_of_the_course_answers_the_same_in_integers():
         assert {grid.bits for grid in grids.values()} == {int(bits), 8}, name
         runner = runtimes.build(model, test.images[:1])
         assert runner.kernel == "int8 (U8S8)", name
-        if machine.int8_sums_overflow():
+        if machine.int8_sums_overflow():  # layers of 8 bits run in 7
             model = quantize.narrow_weights(model, 7)
         with torch.inference_mode():
             simulated = model(torch.from_numpy(test.images)).numpy().argmax(1)

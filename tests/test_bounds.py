@@ -471,7 +471,7 @@ def test_this_machine_is_described_in_the_same_terms():
 
 def test_an_accelerator_of_this_machine_has_its_own_memory():
     class Gpu(FakeDevice):
-        def free_bytes(self):
+        def memory_bytes(self):
             return 12 * 2**30
 
     roofs = Roofline({"fp32": rate(100, 100)}, {"memory": rate(12, 12)})

@@ -35,6 +35,7 @@ TABLE = ClaimTable(
     Claim("int8 is twice as fast", "holds", "2.4x here"),
     Claim("4 bits are faster again", "not here", "1.0x: the same kernel ran"),
     Claim("a < b & c", "holds in part", '<script>alert("hello")</script>'),
+    Claim("16 bits are faster", "not tried here", "no GPU here"),
 )
 
 
@@ -60,7 +61,8 @@ def test_the_table_as_text_has_a_line_for_each_claim():
     assert lines[0] == "✔ holds: int8 is twice as fast — 2.4x here"
     assert lines[1].startswith("✘ not here: 4 bits are faster again")
     assert lines[2].startswith("◐ holds in part: a < b & c")
-    assert len(lines) == 3
+    assert lines[3] == "– not tried here: 16 bits are faster — no GPU here"
+    assert len(lines) == 4
 
 
 def test_the_table_as_html_has_a_row_for_each_claim():
@@ -70,6 +72,7 @@ def test_the_table_as_html_has_a_row_for_each_claim():
         "int8 is twice as fast", "✔ holds", "2.4x here",
         "4 bits are faster again", "✘ not here", "1.0x: the same kernel ran",
         "a < b & c", "◐ holds in part", '<script>alert("hello")</script>',
+        "16 bits are faster", "– not tried here", "no GPU here",
     ]  # fmt: skip
 
 
@@ -105,7 +108,9 @@ def test_decisions_as_html_have_a_row_each():
 
 def test_tables_keep_what_they_were_made_of():
     assert [decision.choice for decision in DECISIONS.decisions] == ["int8, static", "<dynamic>"]
-    assert [claim.verdict for claim in TABLE.claims] == ["holds", "not here", "holds in part"]
+    assert [claim.verdict for claim in TABLE.claims] == [
+        "holds", "not here", "holds in part", "not tried here",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("table", [ClaimTable(), DecisionTable()])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from course_utils import quick
 from course_utils.measure import (
     Comparison,
     Provenance,
@@ -247,6 +248,23 @@ def test_it_uses_its_time_and_never_takes_longer_than_the_limit(on, call_ms, lim
     assert compared.ended == "time limit"
     round_s = max(np.diff(begun_s[1:]))
     assert limit_s - 1.1 * round_s < machine.now_s - begun_s[0] <= limit_s
+
+
+@pytest.mark.parametrize("call_ms", [0.3, 4.0, 60.0, 250.0])
+def test_a_quick_look_takes_a_quarter_but_rounds_enough_for_an_interval(on, monkeypatch, call_ms):
+    monkeypatch.setenv(quick.VARIABLE, "1")
+    machine = on(Machine())
+    pair = [machine.runner(call_ms, noise=0.02), machine.runner(call_ms / 2, noise=0.02)]
+    begun_s = [machine.now_s]
+    note_time = lambda _: begun_s.append(machine.now_s)  # noqa: E731 - shorter than a function
+    compared = compare(*pair, images=IMAGE, precision=1e-9, limit_s=12, on_round=note_time)
+    rounds = len(compared.times_ms[0])
+    took_s, round_s = machine.now_s - begun_s[0], max(np.diff(begun_s[1:]))
+    assert compared.ended == "time limit"
+    assert rounds >= 10
+    assert math.isfinite(compared.speed(1).low)
+    assert 3 - 1.1 * round_s < took_s
+    assert took_s <= 3 or rounds == 10
 
 
 def test_a_neighbour_lets_it_take_at_most_a_round_longer(on):

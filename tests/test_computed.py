@@ -37,6 +37,11 @@ def test_a_computed_point_cannot_be_measured_again(squares):
         squares.experiment.prepare({"side": 1, "sign": 1})
 
 
+def test_a_setting_that_was_not_computed_is_refused_in_these_words(squares):
+    with pytest.raises(ValueError, match=r"was not computed; the knobs are .*'side': \[1, 2, 3\]"):
+        squares.point(side=4, sign=1)
+
+
 def test_a_panel_says_that_its_points_are_computed(squares):
     panel = lab.Panel(squares, "Squares", charts=["area"])
     assert not panel.spec["isMeasured"]

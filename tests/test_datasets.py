@@ -1,7 +1,10 @@
 """The data that the repository ships: what it holds, and that damage is noticed."""
 
 import hashlib
+import io
+import lzma
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from course_utils.datasets import Split
 DATA = Path(__file__).parent.parent / "data"
 FOLDERS = ("fashion", "answers", "checkpoints", "encoder", "glosses", "recorded")
 SIZES = {"train": 12_000, "calibration": 1_000, "test": 10_000}
+# Of the published file of test images, decompressed (see data/make/idx.py)
+PUBLISHED_IMAGES = "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,8 @@ def fashion():
 
 
 def stored(part: str, name: str) -> np.ndarray:
-    with np.load(DATA / "fashion" / f"{part}.npz") as arrays:
+    content = lzma.decompress((DATA / "fashion" / f"{part}.npz.xz").read_bytes())
+    with np.load(io.BytesIO(content)) as arrays:
         return arrays[name]
 
 
@@ -57,6 +63,18 @@ def test_pixels_reach_from_0_to_1(fashion, part):
     assert images.min() == 0
     assert images.max() == 1
     assert len(np.unique(images)) == 256
+
+
+def test_the_test_images_are_the_published_ones_pixel_for_pixel(fashion):
+    images = fashion.test.images[np.argsort(stored("test", "rows"))]  # in the published order
+    pixels = np.round(images * 255).astype(np.uint8)
+    content = struct.pack(">IIII", 2051, 10_000, 28, 28) + pixels.tobytes()
+    assert hashlib.sha256(content).hexdigest() == PUBLISHED_IMAGES
+
+
+@pytest.mark.parametrize("part", SIZES)
+def test_images_lie_in_memory_row_by_row(fashion, part):
+    assert getattr(fashion, part).images.flags.c_contiguous
 
 
 @pytest.mark.parametrize("part", SIZES)
@@ -124,15 +142,26 @@ def test_the_readme_of_the_data_shows_the_digest(name):
     assert Path(name).name in readme
 
 
-def test_the_images_take_at_most_12_megabytes():
+def test_the_images_take_at_most_9_megabytes():
     files = [file for file in shipped_files() if file.parent.name == "fashion"]
-    assert {file.stem for file in files} == SIZES.keys()
-    assert sum(file.stat().st_size for file in files) <= 12e6
+    assert {file.name for file in files} == {f"{part}.npz.xz" for part in SIZES}
+    assert sum(file.stat().st_size for file in files) <= 9e6
+
+
+PACKED = [name for name in listed_digests() if name.endswith(".xz")]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_file_is_read_as_it_was_and_a_tenth_smaller(name):
+    stored = (DATA / name).read_bytes()
+    content = verified.read(name.removesuffix(".xz"))
+    assert content == lzma.decompress(stored)
+    assert len(stored) < 0.9 * len(content)
 
 
 # Damage
 
-CALIBRATION = "fashion/calibration.npz"
+CALIBRATION = "fashion/calibration.npz.xz"
 MIDDLE = SIZES["calibration"] * 200
 
 
@@ -195,7 +224,7 @@ def test_a_missing_file_is_named_with_its_cure(copied_data):
 
 
 def test_a_file_that_is_not_listed_is_named(copied_data):
-    (copied_data / "fashion" / "more.npz").write_bytes(b"")
+    (copied_data / "fashion" / "more.npz").write_bytes(b"")  # no packed file stands for it
     with pytest.raises(verified.DamagedFileError, match=r"data/fashion/more\.npz"):
         verified.read("fashion/more.npz")
 

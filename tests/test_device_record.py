@@ -1,5 +1,6 @@
 """Records of devices: written whole or not at all, read back as they were, refused if damaged."""
 
+import hashlib
 import json
 import math
 import os
@@ -15,11 +16,12 @@ from fake_device import FakeDevice, FakeGraphs, Launching
 from torch import nn
 
 from course_utils import device_record as module
-from course_utils import device_roofline, measure, record
+from course_utils import device_roofline, measure, record, verified
 from course_utils.device_record import DeviceRecord, load_records, measure_device, save_record
 from course_utils.devices import Device, DeviceLostError, OutOfDeviceMemoryError
 from course_utils.measure import latency, on_device
 from course_utils.record import main, name_file
+from course_utils.verified import DamagedFileError
 
 CPU = Device("cpu", "Some CPU (R) @ 2.10GHz", "cpu")
 
@@ -48,6 +50,18 @@ def folder(tmp_path) -> Path:
     folder = tmp_path / "recorded"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Return an empty folder that stands for the course's ``data/``."""
+    data = tmp_path / "data"
+    (data / "recorded").mkdir(parents=True)
+    (data / "SHA256SUMS").touch()
+    monkeypatch.setattr(verified, "DATA", data)
+    verified.published_digests.cache_clear()
+    yield data
+    verified.published_digests.cache_clear()
 
 
 @pytest.fixture
@@ -123,6 +137,19 @@ def test_an_accelerator_is_the_default_and_gives_its_name_to_the_file(
     assert read.content["largest_batch"] == {"small": {"images": 20, "most tried": 20}}
     assert "to the device, pinned" in read.content["copies"]
     assert "tf32" in read.content["peaks"]
+
+
+def test_a_record_among_the_course_s_data_tells_the_line_with_its_digest(data, networks, capsys):
+    path = data / "recorded" / "device_here.json"
+    assert main(["--device", "cpu", "--quick", "--out", str(path)]) == 0
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"Written: {path}.")
+    with pytest.raises(DamagedFileError, match=r"data/recorded/device_here\.json is not listed"):
+        load_records(path.parent)
+    (data / "SHA256SUMS").write_text(f"{line}\n")
+    verified.published_digests.cache_clear()
+    (read,) = load_records(path.parent)
+    assert read.path == path
 
 
 def test_a_device_that_this_machine_lacks_is_told(monkeypatch, folder, capsys):
@@ -341,6 +368,45 @@ def test_records_are_read_by_name_and_other_files_left_alone(content, folder):
     (folder / "other.json").write_text("no record")
     assert [read.path.name for read in load_records(folder)] == ["device_a.json", "device_b.json"]
     assert load_records(folder / "nowhere") == []
+
+
+@pytest.fixture
+def listed(content, data) -> Path:
+    """Return a record that ``SHA256SUMS`` lists."""
+    path = data / "recorded" / "device_a.json"
+    save_record(content, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (data / "SHA256SUMS").write_text(f"{digest}  recorded/device_a.json\n")
+    return path
+
+
+def test_a_listed_record_of_the_course_is_read(listed):
+    (read,) = load_records(listed.parent)
+    assert read.title == "A GPU"
+
+
+def test_a_damaged_record_of_the_course_is_refused_by_name(listed):
+    listed.write_text(listed.read_text().replace("2.0", "1.0", 1))  # a faster device
+    with pytest.raises(DamagedFileError, match=r"^data/recorded/device_a\.json is damaged"):
+        load_records(listed.parent)
+
+
+def test_another_way_to_the_course_s_folder_is_no_way_around_its_digests(listed, monkeypatch):
+    listed.write_text(listed.read_text() + "\n")
+    monkeypatch.chdir(listed.parent)
+    for folder in (Path("."), listed.parent / ".." / "recorded"):
+        with pytest.raises(DamagedFileError, match=r"^data/recorded/device_a\.json is damaged"):
+            load_records(folder)
+
+
+def test_a_record_elsewhere_has_no_digest_and_is_read_as_it_is(listed, folder):
+    (folder / "device_a.json").write_text(listed.read_text() + "\n")
+    assert [read.title for read in load_records(folder)] == ["A GPU"]
+
+
+def test_a_course_without_records_has_none(data):
+    (data / "SHA256SUMS").unlink()
+    assert load_records(data / "recorded") == []
 
 
 def test_all_records_of_the_course_can_be_read():

@@ -66,7 +66,7 @@ def accelerator(monkeypatch):
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.accelerator, name, note(answer, name))
-    answers = {"empty_cache": None, "recommended_max_memory": 1000, "driver_allocated_memory": 300}
+    answers = {"empty_cache": None, "recommended_max_memory": 1000}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.mps, name, note(answer, f"mps {name}"))
     return notes
@@ -146,7 +146,7 @@ def test_the_processor_has_nothing_to_wait_for(accelerator):
     assert accelerator == []
     with pytest.raises(ValueError, match="PyTorch does not tell"):
         CPU.peak_bytes()
-    assert CPU.free_bytes() > 0
+    assert CPU.memory_bytes() > 0
     assert accelerator == []
 
 
@@ -162,20 +162,29 @@ def test_an_accelerator_is_waited_for_and_asked_by_its_place(accelerator):
     GPU.synchronize()
     GPU.reset_peak()
     assert GPU.peak_bytes() == 123
-    assert GPU.free_bytes() == 456
+    GPU.give_back()
+    assert GPU.memory_bytes() == 789
     asked = ["synchronize", "reset_peak_memory_stats", "max_memory_allocated"]
     assert accelerator == [
         *((name, GPU.place) for name in asked),
-        ("empty_cache",),  # before the question, so that what is only kept counts as free
+        ("empty_cache",),
         ("get_memory_info", GPU.place),
     ]
 
 
 def test_a_mac_tells_its_memory_in_its_own_way(accelerator):
-    assert MAC.free_bytes() == 1000 - 300
-    assert {name for name, *_ in accelerator} == {
-        "mps empty_cache", "mps recommended_max_memory", "mps driver_allocated_memory",
-    }  # fmt: skip
+    MAC.give_back()
+    assert MAC.memory_bytes() == 1000
+    assert {name for name, *_ in accelerator} == {"mps empty_cache", "mps recommended_max_memory"}
+
+
+def test_all_memory_counts_whether_it_is_free_or_not(accelerator):
+    assert GPU.memory_bytes() == 789
+    assert MAC.memory_bytes() == 1000
+    assert "empty_cache" not in {name for name, *_ in accelerator}  # what is kept is left alone
+    measured_gib = machine.describe().memory_gib
+    if measured_gib:  # Windows does not tell it in this way
+        assert CPU.memory_bytes() / 2**30 == pytest.approx(measured_gib, abs=0.1)
 
 
 def test_marks_in_a_queue_are_its_events(monkeypatch):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from course_utils import edge_devices, edge_fit, lab, models, quantize
-from course_utils.edge_devices import DEVICES, GIB, KIB, MIB, YARDSTICKS, EdgeDevice
+from course_utils import distill, edge_devices, edge_fit, lab, models, quantize, yardsticks
+from course_utils.edge_devices import DEVICES, GIB, KIB, MIB, EdgeDevice
 from course_utils.edge_fit import Needs, check_fit
 from course_utils.layer_costs import count_costs
+from course_utils.yardsticks import DS_CNN, RESNET8, RESNET8_BYTES, YARDSTICKS
 
 BOARD = EdgeDevice(
     "board", "a board", 1000, 100, 50, {"fp32": 1e6, "int8": 4e6}, reached_macs_per_s=1e6
@@ -21,8 +22,8 @@ NPU = dataclasses.replace(
 )
 
 
-def needs(flash=100, ram=10, macs=1000, arithmetic="int8", operators=()):
-    return Needs(flash, ram, macs, arithmetic, frozenset(operators))
+def needs(flash=100, ram=10, macs=1000, arithmetic="int8", operators=(), **more):
+    return Needs(flash, ram, macs, arithmetic, frozenset(operators), **more)
 
 
 # The cards
@@ -36,7 +37,8 @@ def test_each_card_is_complete_and_consistent(device):
     assert set(device.macs_per_s) <= {"fp32", "int8"}
     assert "int8" in device.macs_per_s
     assert device.macs_per_s.get("fp32", 0) <= device.macs_per_s["int8"]
-    assert not device.reached_macs_per_s > device.macs_per_s["int8"]
+    for reached in (device.reached_macs_per_s, device.reached_depthwise_macs_per_s):
+        assert not reached > device.macs_per_s["int8"]
     assert device.operators <= {"convolution", "linear", "relu", "add", "mean", "pooling"}
 
 
@@ -70,8 +72,22 @@ def test_the_yardsticks_network_is_counted_by_its_shapes():
     model.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)  # of MLPerf Tiny: colour, 32 × 32
     images = np.zeros((1, 3, 32, 32), np.float32)
     counted = count_costs(quantize.fold_batch_norms(model), images)
-    assert counted.macs == edge_devices.MLPERF_MACS
-    assert 0.7 < counted.parameters / edge_devices.MLPERF_BYTES < 1  # the file holds the graph too
+    assert counted.macs == RESNET8.macs
+    assert 0.7 < counted.parameters / RESNET8_BYTES < 1  # its published file holds the graph too
+
+
+def test_the_second_yardsticks_network_is_counted_by_its_shapes():
+    blocks = [
+        layer
+        for _ in range(4)
+        for layer in (nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.Conv2d(64, 64, 1))
+    ]
+    first = nn.Conv2d(1, 64, (10, 4), stride=2, padding=(5, 1))
+    model = nn.Sequential(
+        first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 12)
+    )  # of MLPerf Tiny: 49 moments of 10 frequencies
+    counted = count_costs(model, np.zeros((1, 1, 49, 10), np.float32))
+    assert counted.macs == DS_CNN.macs
 
 
 def test_a_yardstick_tells_the_multiply_adds_of_a_cycle():
@@ -81,6 +97,11 @@ def test_a_yardstick_tells_the_multiply_adds_of_a_cycle():
     assert reference.provenance.kind == "cited"
     assert "tiny_results_v0.5" in str(reference.provenance)
     rates = {name: one.macs_per_cycle for name, one in YARDSTICKS.items()}
+    for name in ("M0+", "M4, reference", "M4", "M7, 216 MHz", "M7, 280 MHz"):
+        of_both = YARDSTICKS[name], YARDSTICKS[f"{name}, DS-CNN"]
+        assert [one.network for one in of_both] == [RESNET8, DS_CNN]
+        assert len({(one.board, one.clock_mhz, one.software, one.source) for one in of_both}) == 1
+        assert rates[f"{name}, DS-CNN"] < rates[name]
     assert rates["M0+"] < rates["M4, reference"] < rates["M4"] < rates["M7, 216 MHz"] < 2
     assert 2 < rates["Ethos-U55"] < 128
 
@@ -94,13 +115,13 @@ def test_what_a_card_says_is_reached_comes_from_its_yardstick():
 
 
 def test_the_tables_show_every_card_and_yardstick():
-    devices, yardsticks = edge_devices.tabulate_devices(), edge_devices.tabulate_yardsticks()
+    devices, boards = edge_devices.tabulate_devices(), yardsticks.tabulate_yardsticks()
     assert len(devices.rows) == len(DEVICES) == len(devices.notes) - 1
-    assert len(yardsticks.rows) == len(YARDSTICKS)
+    assert len(boards.rows) == len(YARDSTICKS)
     shown = repr(devices)
     assert "256 KiB" in shown
-    assert "nan" not in shown + repr(yardsticks)
-    assert "704" in repr(yardsticks)
+    assert "nan" not in shown + repr(boards)
+    assert "704" in repr(boards)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +165,32 @@ def test_shares_and_times_are_computed_from_the_card():
     in_fp32 = check_fit(BOARD, needs(macs=8000, arithmetic="fp32"), 10)
     assert in_fp32.bound_ms == pytest.approx(8)
     assert math.isnan(in_fp32.likely_ms)  # what was reached was reached in int8
+
+
+def test_a_depthwise_network_is_measured_by_its_own_yardstick():
+    board = dataclasses.replace(BOARD, reached_depthwise_macs_per_s=5e5)
+    full, depthwise = (
+        check_fit(board, needs(macs=8000, is_depthwise=one)) for one in (False, True)
+    )
+    assert depthwise.likely_ms == pytest.approx(2 * full.likely_ms)
+    assert depthwise.bound_ms == full.bound_ms
+    assert math.isnan(check_fit(BOARD, needs(is_depthwise=True)).likely_ms)
+    notes = [edge_fit.measure_fit(one)["likely"].note for one in (full, depthwise)]
+    assert ["depthwise" in note for note in notes] == [False, True]
+
+
+def test_a_bare_chip_holds_constants_and_others_a_file():
+    chip = dataclasses.replace(BOARD, is_bare=True)
+    needed = needs(flash=1500, compiled_bytes=600)
+    assert check_fit(chip, needed).shares["flash"] == 0.6
+    assert check_fit(chip, needed).fits
+    assert check_fit(BOARD, needed).shares["flash"] == 1.5
+    assert "1.5 KiB of flash" in " ".join(check_fit(BOARD, needed).problems)
+    assert check_fit(chip, needs(flash=500)).shares["flash"] == 0.5  # nothing else is known
+    for device in (chip, BOARD):
+        assert (
+            "C file" in edge_fit.measure_fit(check_fit(device, needed))["flash"].provenance.source
+        )
 
 
 def test_what_is_in_time_only_at_the_best_is_doubtful():
@@ -205,7 +252,17 @@ def test_the_size_of_the_file_counts_if_it_is_known(tiny_mlp, images):
     assert one == many
 
 
-@pytest.mark.parametrize("wrong", [{"bits": 0}, {"flash_bytes": 0}])
+def test_constants_and_depthwise_layers_are_found(tiny_mlp, tiny_convnet, images):
+    assert edge_fit.count_needs(tiny_mlp, images, compiled_bytes=77).compiled_bytes == 77
+    alone = edge_fit.count_needs(tiny_mlp, images, flash_bytes=12_345)
+    assert alone.compiled_bytes == edge_fit.count_needs(tiny_mlp, images).flash_bytes
+    assert not edge_fit.count_needs(tiny_convnet, images).is_depthwise
+    student = distill.load_students("students_fashion")["full_ds-cnn_w40_taught_seed0"].model
+    pixels = np.zeros((1, 1, 28, 28), np.float32)
+    assert edge_fit.count_needs(quantize.fold_batch_norms(student), pixels).is_depthwise
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 0}, {"flash_bytes": 0}, {"compiled_bytes": 0}])
 def test_impossible_needs_are_refused(tiny_mlp, images, wrong):
     with pytest.raises(ValueError, match="above 0"):
         edge_fit.count_needs(tiny_mlp, images, **wrong)
@@ -273,18 +330,3 @@ def test_a_panel_says_why_something_cannot_run(device, model, precision, why):
 def test_panels_of_nothing_are_refused(networks, devices, message):
     with pytest.raises(ValueError, match=message):
         edge_fit.compute_fits(networks, devices)
-
-
-def test_a_table_shows_verdict_limit_and_times():
-    fits = {
-        "a": check_fit(BOARD, needs()),
-        "b": check_fit(BOARD, needs(ram=300)),
-        "c": check_fit(NPU, needs(arithmetic="fp32")),
-    }
-    table = edge_fit.tabulate_fits(fits)
-    verdicts = [row[1] for row in table.rows]
-    assert verdicts == ["yes", "no", "no"]
-    assert [row[2] for row in table.rows] == ["flash", "RAM", "arithmetic"]
-    assert table.rows[1][-2:] == ["–", "–"]
-    assert table.rows[0][3] == "10 %"
-    assert "within 100 ms" in table.notes[0]

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from course_utils import runtimes
+from course_utils import fetch, runtimes
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -61,7 +61,17 @@ def test_environment_yml_has_the_bounds_of_pyproject():
     assert Version(python.removeprefix("python=")) in supported
     assert (pip, course) == ("pip", "-e .[test]")
     here = {name: requirement.specifier for name, requirement in by_name(packages).items()}
+    node = here.pop("nodejs")  # no package of pip
+    assert {bound.operator for bound in node} == {">=", "<"}
     assert here == {name: requirement.specifier for name, requirement in CORE.items()}
+
+
+def test_environment_yml_names_a_set_up_of_lesson_07_that_exists():
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    (environment,) = re.findall(r"^name: (.+)$", text, re.MULTILINE)
+    assert re.findall(r"^# +conda activate (.+)$", text, re.MULTILINE) == [environment]
+    (name,) = re.findall(r"^# +python -m course_utils\.fetch (.+)$", text, re.MULTILINE)
+    assert fetch.SOURCES[name].client == "npm"
 
 
 @pytest.mark.parametrize("name", DECLARED)

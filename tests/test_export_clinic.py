@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from course_utils import export_check, export_clinic, quantize, runtimes
 from course_utils.datasets import Split
-from course_utils.export_check import check_export, tabulate_fusion
+from course_utils.export_check import check_export
 from course_utils.export_clinic import CASES, Export, tell_error, try_export
+from course_utils.runtimes import onnx_runtime
 from course_utils.runtimes.onnx_runtime import OLDEST_OPSET
 
 EXAMPLES = 2
@@ -266,16 +266,25 @@ def test_a_truncated_or_foreign_file_is_refused(exports, kept):
         runtimes.load(b"PK\x03\x04 a zip" + content[:length])
 
 
-# What is fused
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("one\n  two", "one two"),
+        ("x" * 300, "x" * 300),
+        ("A" * 200 + ". " + "B" * 200 + ".", "B" * 200 + "."),
+        ("A" * 100 + " " + "b" * 170 + " " + "c" * 140, "… " + "c" * 140),
+    ],
+)
+def test_of_a_long_reason_the_last_sentences_are_told(message, told):
+    assert onnx_runtime._shorten(message) == told
 
 
-def test_a_table_shows_what_was_fused(tiny_convnet, images):
-    export = try_export(tiny_convnet, images[:2])
-    table = tabulate_fusion(export.content)
-    counts = {row[0]: row[1:] for row in table.rows}
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in tiny_convnet.modules())
-    assert counts["Conv"] == [str(convolutions)] * 2
-    assert int(counts["Relu"][0]) == 7
-    assert counts["Relu"][1] in {"–", "1", "2", "3"}  # the others are part of a convolution
-    written, runs = (int(number) for number in counts["all"])
-    assert runs < written
+def test_why_a_file_does_not_run_is_told_in_a_few_sentences(exports):
+    graph = onnx.load_from_string(exports[CASES["batch"].cured].content)
+    graph.opset_import[0].version = 99
+    with pytest.raises(ValueError, match="It says: ") as caught:
+        runtimes.load(graph.SerializeToString())
+    advice, reason = str(caught.value).split("It says: ")
+    assert advice.startswith("ONNX Runtime cannot run this file. ")
+    assert len(reason) <= 300
+    assert "opset" in reason

@@ -163,3 +163,12 @@ def test_the_table_has_a_row_for_each_layer_with_its_own_roof(tiny_mlp, images):
         assert row[4] == f"{layer.flop_per_byte:.1f}"
         assert row[-2:] == [f"{10 * layer.flop_per_byte:.3g}", "memory (small cache)"]
     assert any("computed" in note for note in table.notes)
+
+
+def test_sums_by_kind_hold_all_that_was_timed(bare):
+    images = np.random.default_rng(0).random((1, 1, 9, 9), np.float32)
+    found = measure_layers(bare, images, runs=RUNS)
+    sums = layer_times.sum_by(found, lambda name: "linear" if name in ("last", "shared") else name)
+    assert {"first", "depthwise", "linear"} <= set(sums)
+    every = sum(layer.latency.value for layer in found.layers) + sum(found.others_ms.values())
+    assert sum(sums.values()) == pytest.approx(every)

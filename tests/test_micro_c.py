@@ -16,7 +16,8 @@ from course_utils.runtimes import NoCompilerError
 
 STUDENT = "full_ds-cnn_w40_taught_seed0"
 IMAGES = 1000
-BUILDS = [("-O0", 1), ("-Os", 1), ("-O3", 1), ("-O3", 64)]
+LAYOUTS = [(1, 1), (64, 1), (8, 2), (64, 2)]  # lanes, bytes of a weight
+BUILDS = [("-O0", 1, 1), ("-Os", 1, 1), *(("-O3", *layout) for layout in LAYOUTS)]
 SANITIZERS = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 
 MAIN = """
@@ -58,17 +59,21 @@ def tiny(tiny_resnet, images) -> micro.IntegerNetwork:
 # Bit for bit
 
 
-@pytest.mark.parametrize(("level", "lanes"), BUILDS)
-def test_the_student_is_bit_exact_on_a_thousand_images(level, lanes, student, fashion, expected):
-    source = micro.write_c(student, "student", lanes=lanes)
+@pytest.mark.parametrize(("level", "lanes", "wide"), BUILDS)
+def test_the_student_is_bit_exact_on_a_thousand_images(
+    level, lanes, wide, student, fashion, expected
+):
+    source = micro.write_c(student, "student", lanes=lanes, weight_bytes=wide)
     run = micro.load_c(student, source, "student", [level, "-march=native"])
     assert np.array_equal(run(fashion.test.images[:IMAGES]), expected)
 
 
-@pytest.mark.parametrize("lanes", [1, 64])
-def test_sanitizers_find_nothing_and_change_nothing(lanes, student, fashion, expected, tmp_path):
+@pytest.mark.parametrize(("lanes", "wide"), LAYOUTS)
+def test_sanitizers_find_nothing_and_change_nothing(
+    lanes, wide, student, fashion, expected, tmp_path
+):
     program = tmp_path / "program"
-    source = micro.write_c(student, "student", lanes=lanes) + MAIN
+    source = micro.write_c(student, "student", lanes=lanes, weight_bytes=wide) + MAIN
     compiled.compile_c(source, program, ["-O1", *SANITIZERS])
     pixels = micro.to_pixels(fashion.test.images[:40], student.image_shape)
     done = subprocess.run([program], input=pixels.tobytes(), capture_output=True)
@@ -78,8 +83,9 @@ def test_sanitizers_find_nothing_and_change_nothing(lanes, student, fashion, exp
 
 
 def test_a_resnet_and_its_optimised_file_agree(tiny, images):
-    for lanes in (1, 32, 64):
-        run = micro.load_c(tiny, micro.write_c(tiny, "tiny", lanes=lanes), "tiny")
+    for lanes, wide in (*LAYOUTS, (32, 1)):
+        source = micro.write_c(tiny, "tiny", lanes=lanes, weight_bytes=wide)
+        run = micro.load_c(tiny, source, "tiny")
         assert np.array_equal(run(images), tiny.run(images))
 
 
@@ -101,7 +107,8 @@ def store_in_c(tmp_path_factory):
     """Return the kernel that requantizes in 32 bits, alone."""
     parts = c_code.read_kernels()
     source = "\n".join(
-        ["#include <stdint.h>", "#define LANES 1", "static int32_t sums[1][1];"]
+        ["#include <stdint.h>", "#define LANES 1", "typedef int8_t weight;",
+         "static int32_t sums[1][1];"]
         + [parts[name] for name in ("saturate", "layer", "store")]
         + ["void try_one(const int32_t *value, const int32_t *multiplier, const uint8_t *shift,",
            "             int8_t *result);",
@@ -130,19 +137,20 @@ def test_the_kernel_requantizes_in_32_bits_what_python_does_in_64(largest, store
 # The file
 
 
-@pytest.mark.parametrize("lanes", [1, 64])
-def test_the_file_needs_nothing_but_whole_numbers(lanes, student):
-    source = micro.write_c(student, "student", lanes=lanes)
+@pytest.mark.parametrize(("lanes", "wide"), LAYOUTS)
+def test_the_file_needs_nothing_but_whole_numbers(lanes, wide, student):
+    source = micro.write_c(student, "student", lanes=lanes, weight_bytes=wide)
     assert re.findall(r"#include.*", source) == ["#include <stdint.h>"]
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.S)
     assert not re.search(r"\b(float|double|malloc|free|memcpy|printf)\b|\d\.\d", code)
     assert max(map(len, source.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("lanes", [1, 64])
+@pytest.mark.parametrize(("lanes", "wide"), LAYOUTS)
 @pytest.mark.parametrize("name", ["student", "tiny"])
-def test_it_compiles_pedantically_without_a_warning(name, lanes, request, tmp_path):
-    source = micro.write_c(request.getfixturevalue(name), name, lanes=lanes)
+def test_it_compiles_pedantically_without_a_warning(name, lanes, wide, request, tmp_path):
+    network = request.getfixturevalue(name)
+    source = micro.write_c(network, name, lanes=lanes, weight_bytes=wide)
     strict = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Wshadow", "-Wundef", "-Wvla"]
     done = subprocess.run(["cc", *strict, "-c", "-o", tmp_path / "one.o", "-x", "c", "-"],
                           input=source, capture_output=True, text=True)  # fmt: skip
@@ -163,6 +171,18 @@ def test_filled_rows_cost_memory(student):
     assert fast.ram_bytes > small.ram_bytes
 
 
+def test_weights_of_two_bytes_cost_as_many(student):
+    plan = micro.check_budget(student)
+    narrow, wide = (
+        micro.measure_object(micro.write_c(student, "s", lanes=8, weight_bytes=size))
+        for size in (1, 2)
+    )
+    weights = sum(one.weight.size for one in student.operations if hasattr(one, "weight"))
+    assert weights < plan.weight_bytes
+    assert wide.flash_bytes > narrow.flash_bytes + 0.95 * weights
+    assert wide.ram_bytes > narrow.ram_bytes  # what meets them is as wide
+
+
 @pytest.mark.parametrize("name", ["", "2nd", "my model", "naïve", "a-b", "a;b"])
 def test_a_name_that_c_does_not_know_is_refused(name, tiny):
     with pytest.raises(ValueError, match="A name in C"):
@@ -173,6 +193,8 @@ def test_a_name_that_c_does_not_know_is_refused(name, tiny):
 def test_lanes_that_no_register_has_are_refused(lanes, tiny):
     with pytest.raises(ValueError, match=f"lanes={lanes}"):
         micro.write_c(tiny, "tiny", lanes=lanes)
+    with pytest.raises(ValueError, match=f"lanes={lanes}"):
+        micro.build_c(tiny, lanes=lanes)
 
 
 def test_a_layer_too_large_for_the_fields_is_refused(tiny):
@@ -202,9 +224,22 @@ def test_a_runner_gives_logits_and_says_what_it_is(tiny, images):
     )
     assert (runner.runtime, runner.kernel) == ("C, compiled here", "int8")
     assert runner.remark.startswith("-O3")
-    assert runner.remark.endswith("64 bytes")
-    assert runner.artefact == micro.write_c(tiny, "tiny", lanes=64).encode()
+    assert "rows filled up to" in runner.remark
     assert runner.image_shape == (1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "wide", "told"),
+    [
+        (1, 1, ""),
+        (1, 2, ", each in 16 bits"),
+        (8, 1, ", rows filled up to 8 weights"),
+        (8, 2, ", rows filled up to 8 weights, each in 16 bits"),
+    ],
+)
+def test_a_remark_tells_how_weights_lie(lanes, wide, told, tiny):
+    runner = micro.build_c(tiny, lanes=lanes, weight_bytes=wide, flags=["-O1"])
+    assert runner.remark == "-O1" + told
 
 
 def test_a_runner_enters_the_tables_like_any_other(tiny, images):
@@ -213,6 +248,14 @@ def test_a_runner_enters_the_tables_like_any_other(tiny, images):
     labels[:10] = (labels[:10] + 1) % 10
     assert measure.measure_accuracy(runner, datasets.Split(images, labels)).value == 75
     assert measure.compare(runner, images=images[:1], rounds=2).latency(0).value > 0
+
+
+@pytest.mark.parametrize("wide", [0, 3, 4])
+def test_weights_are_of_one_byte_or_two(wide, tiny):
+    with pytest.raises(ValueError, match="1 or 2 bytes"):
+        micro.write_c(tiny, "tiny", weight_bytes=wide)
+    with pytest.raises(ValueError, match=f"1 or 2 bytes, not in {wide}"):
+        micro.build_c(tiny, weight_bytes=wide)
 
 
 def test_threads_wait_for_each_other(student, fashion, expected):

@@ -191,10 +191,11 @@ def with_logits(network: micro.IntegerNetwork) -> micro.IntegerNetwork:
 
 
 @pytest.mark.parametrize(("name", "lanes"), [*itertools.product(NETWORKS, LANES)])
-def test_the_c_file_computes_each_operation_bit_for_bit(name, lanes):
+@pytest.mark.parametrize("wide", [1, 2])
+def test_the_c_file_computes_each_operation_bit_for_bit(name, lanes, wide):
     network = with_logits(NETWORKS[name]())
     pixels = draw_pixels(network)
-    source = micro.write_c(network, "one", lanes=lanes)
+    source = micro.write_c(network, "one", lanes=lanes, weight_bytes=wide)
     run = micro.load_c(network, source, "one", ["-O1", "-ftrapv"])
     assert np.array_equal(run(pixels), network.run(pixels))
 

@@ -1,7 +1,9 @@
 """The architectures: their exact sizes, and the trained checkpoints."""
 
 import json
+import lzma
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -108,8 +110,14 @@ def test_an_unknown_name_is_answered_with_the_known_ones(make):
 
 
 def metadata_of(name: str) -> dict[str, str]:
-    with safe_open(DATA / "checkpoints" / f"{name}.safetensors", framework="pt") as checkpoint:
-        return checkpoint.metadata()
+    with tempfile.TemporaryDirectory() as folder:
+        file = DATA / "checkpoints" / f"{name}.safetensors"
+        if not file.exists():
+            packed = file.with_name(f"{file.name}.xz")
+            file = Path(folder, file.name)
+            file.write_bytes(lzma.decompress(packed.read_bytes()))
+        with safe_open(file, framework="pt") as checkpoint:
+            return checkpoint.metadata()
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +161,16 @@ def test_a_checkpoint_may_have_another_name_than_its_architecture():
     plain = models.load_pretrained("lenet_300_100_fashion")
     for mine, theirs in zip(named.parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_control_is_stored_in_16_bits_and_read_in_32():
+    name = "resnet8_w32_fashion_longer"
+    with safe_open(DATA / "checkpoints" / f"{name}.safetensors", framework="pt") as checkpoint:
+        stored = checkpoint.get_tensor("block3.conv2.weight")
+    assert stored.dtype == torch.float16
+    read = models.load_pretrained("resnet8_w32_fashion", name)
+    assert {value.dtype for value in read.parameters()} == {torch.float32}
+    assert torch.equal(read.block3.conv2.weight, stored.float())
 
 
 # Notes in a file

@@ -413,6 +413,10 @@ def test_a_chart_of_metrics_that_are_not_there_is_refused(waiting, chart):
     ("value", "unit", "said"),
     [
         (91.26, "%", "91.3 %"),
+        (0.0, "%", "0.0 %"),
+        (1e-9, "%", "< 0.1 %"),
+        (0.0499, "%", "< 0.1 %"),
+        (0.0501, "%", "0.1 %"),
         (0.0123, "ms", "0.012 ms"),
         (0.456, "ms", "0.46 ms"),
         (17.62, "ms", "17.6 ms"),
@@ -1098,7 +1102,7 @@ def test_a_guess_of_something_computed_is_kept_as_such(computed):
     assert panel.spec["key"][0] == "× your prediction"
     panel.commit(latency=3)
     found = format_value(computed.baseline.latency)
-    assert progress.report().endswith(f": 3.00 ms; measured {found} (computed).")
+    assert progress.report().endswith(f": 3.00 ms; computed {found}.")
 
 
 def test_of_many_choices_only_the_near_ones_are_pale(computed):
@@ -1180,7 +1184,9 @@ def test_a_chart_without_any_value_is_refused(computed):
 
 
 def test_a_guess_is_made_on_a_scale_of_what_exists(computed):
-    panel = Panel(computed, "Estimates", charts=CHARTS, predict=computed.against, ask=["latency"])
+    panel = Panel(
+        computed, "Estimates", charts=["latency"], predict=computed.against, ask=["latency"]
+    )
     (field,) = panel.spec["predict"]["fields"]
     assert 71 <= field["most"] < 150
 
@@ -1195,6 +1201,79 @@ def test_a_point_measured_again_is_told_without_what_it_lacks(planted, monkeypat
     panel.measure_again()
     assert set(panel.again["values"]) == {"accuracy"}
     assert "nan" not in panel.again["text"]
+
+
+# A guess on a scale in powers of ten
+
+
+def ask_on_log_axis(sweep, metric, **options):
+    """Return the scale of a guess about a metric that is drawn in powers of ten, and its chart."""
+    chart = Chart("in powers of ten", (metric,), is_log=True, **options)
+    panel = Panel(sweep, "Powers", charts=[chart], predict=sweep.against)
+    (field,), (drawn,) = panel.spec["predict"]["fields"], panel.spec["charts"]
+    return field, drawn
+
+
+@pytest.mark.parametrize("lowest", [0.0003, 0.3, 60.0])
+def test_a_logarithmic_guess_has_stops_over_the_whole_axis_of_its_chart(waiting, lowest):
+    field, chart = ask_on_log_axis(waiting, "worst", rule=(lowest, "a level"))
+    values = field["values"]
+    assert len(values) == len(set(values)) >= 90
+    assert len(values) <= 201
+    assert values == sorted(values)
+    assert (values[0], values[-1]) == pytest.approx((10 ** chart["low"], 10 ** chart["high"]))
+    assert all(value == float(f"{value:.1e}") for value in values)  # two digits
+    ratios = np.divide(values[1:], values[:-1])
+    assert ratios.max() < 1.13  # some guess is near whatever is found
+
+
+def test_a_right_answer_stands_near_the_middle_of_a_logarithmic_slider(waiting):
+    field, chart = ask_on_log_axis(waiting, "worst", rule=(0.01, "a level"))
+    assert (chart["low"], chart["high"]) == (-2, 3)
+    place = field["values"].index(1.0)  # in the second of five decades
+    assert 0.3 < place / len(field["values"]) < 0.45
+    assert field["unit"] == "ms"
+
+
+def test_bytes_are_guessed_in_the_kibibytes_of_the_axis(planted):
+    field, chart = ask_on_log_axis(planted, "size")
+    assert (field["unit"], field["per"]) == ("KiB", 1024)
+    kibibytes = [value / field["per"] for value in field["values"]]
+    assert (kibibytes[0], kibibytes[-1]) == (1.0, 10.0)
+    assert kibibytes[0] == pytest.approx(10 ** chart["low"] / 1024)
+    assert all(shown == float(f"{shown:.1e}") for shown in kibibytes)
+
+
+def test_what_is_counted_is_guessed_in_whole_numbers(waiting):
+    counted = [
+        Point(point.setting, {"busy": estimate(3.0 * n + 1, "cells")})
+        for n, point in enumerate(waiting.points)
+    ]
+    field, _ = ask_on_log_axis(replace(waiting, points=counted), "busy")
+    assert field["values"] == [*range(1, 11)]
+
+
+def test_only_what_is_drawn_in_powers_of_ten_is_guessed_so(waiting):
+    charts = [Chart("worst (ms)", ("worst",), is_log=True), "latency"]
+    panel = Panel(waiting, "Both", charts=charts, predict={"load": 4})
+    worst, latency = panel.spec["predict"]["fields"]
+    assert "values" in worst
+    assert latency == {"name": "latency", "unit": "ms", "most": 6.0, "step": 0.06, "digits": 2}
+
+
+def test_a_guess_made_on_a_logarithmic_slider_is_kept_as_a_value(waiting):
+    def open_panel() -> Panel:
+        chart = Chart("worst (ms)", ("worst",), is_log=True)
+        return Panel(waiting, "Powers", charts=[chart], predict={"load": 4})
+
+    panel = open_panel()
+    send(panel, do="guess", worst=66)
+    assert panel.revealed
+    assert panel.guess == progress.last_prediction("Powers") == {"worst": 66}
+    assert progress.report().endswith(": 66.0 ms; measured 640.0 ms.")
+    again = open_panel()
+    assert again.revealed
+    assert again.guess == {"worst": 66}
 
 
 # Menus

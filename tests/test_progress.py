@@ -94,6 +94,11 @@ def test_a_prediction_is_told_in_the_words_it_was_kept_in(guess):
     assert progress.report() == ("Predicted in “Bits” for 4 bits: 80.0 %; measured 91.3 % “ü” 🙂.")
 
 
+def test_what_a_formula_gave_is_not_called_measured():
+    progress.save_prediction("Roofs", "8", guess={}, told="3 ms", found="2 ms and 5 (computed)")
+    assert progress.report() == "Predicted in “Roofs” for 8: 3 ms; computed 2 ms and 5."
+
+
 def test_predictions_are_told_in_their_order():
     for n in range(3):
         progress.save_prediction("Bits", f"{n} bits", guess={}, told=f"{n}0 %", found="90 %")

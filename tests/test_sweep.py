@@ -16,10 +16,11 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from interrupting import time_until_interrupted
 
 from course_utils import folders, sweep
 from course_utils.measure import Measurement, Provenance, find_right, latency
-from course_utils.measure.turns import MOST_CALLS, time_rounds
+from course_utils.measure.turns import MOST_CALLS
 from course_utils.sweep import classifier
 
 BITS = [2, 4, 8]
@@ -555,14 +556,8 @@ def test_interrupted_while_counting_only_the_rest_is_measured(
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_interrupted_while_timing_only_the_missing_rounds_are_made(measure, monkeypatch, finished):
-    def interrupted(*given):
-        for number, turns in enumerate(time_rounds(*given)):
-            if number == finished:
-                raise KeyboardInterrupt
-            yield turns
-
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "time_rounds", interrupted)
+        patch.setattr(latency, "time_rounds", time_until_interrupted(finished))
         with pytest.raises(KeyboardInterrupt):
             measure()
     kept = entries("round") if finished else []

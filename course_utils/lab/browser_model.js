@@ -2,7 +2,7 @@
 // The files come once; then the page needs neither kernel nor server. What is drawn stays here.
 
 const formatMs = (ms) => `${ms.toFixed(ms < 0.1 ? 3 : ms < 10 ? 2 : ms < 1000 ? 1 : 0)} ms`;
-const formatShare = (share) => `${(100 * share).toFixed(1)} %`;
+const formatShare = (share) => (0 < share && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 
 // What all views of a widget share: its networks and images, and what was measured.
 function makeEngine(model) {

@@ -16,8 +16,13 @@ function render({ model, el }) {
   root.append(make("div", { class: "im-name" }, spec.name), body);
   el.append(root);
 
-  const words = ({ digits, unit }, number) =>
-    `${number.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} ${unit}`;
+  // A guess: in three digits, or to the unit, if its slider has stops of its own.
+  function words({ digits, unit, values, per = 1 }, number) {
+    const look = values
+      ? { maximumSignificantDigits: 3, maximumFractionDigits: 0, roundingPriority: "morePrecision" }
+      : { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    return `${(number / per).toLocaleString("en", look)} ${unit}`;
+  }
 
   // The prediction: nothing is shown before it is made or declined.
   function ask() {
@@ -26,16 +31,17 @@ function render({ model, el }) {
     form.append(make("p", {}, make("strong", {}, `Predict: what will ${setting} give? `), known));
     const commit = make("button", { type: "submit", disabled: "", ...KEEP_KEYS }, "Commit my guess");
     const moved = new Set();
-    const inputs = fields.map((field, n) => {
-      const input = make("input", {
-        type: "range", id: `${id}-guess-${n}`, min: 0, max: field.most, step: field.step, ...KEEP_KEYS,
-      });
+    const answers = fields.map((field, n) => {
+      const { values } = field; // the stops of a logarithmic slider, which counts them
+      const scale = values ? { max: values.length - 1, step: 1 } : { max: field.most, step: field.step };
+      const input = make("input", { type: "range", id: `${id}-guess-${n}`, min: 0, ...scale, ...KEEP_KEYS });
       const shown = make("output", { for: input.id });
+      const answer = () => (values ? values[Number(input.value)] : Number(input.value));
       const update = () => {
-        shown.textContent = words(field, Number(input.value));
+        shown.textContent = words(field, answer());
         input.setAttribute("aria-valuetext", shown.textContent);
       };
-      input.value = field.most / 2;
+      input.value = scale.max / 2;
       input.addEventListener("input", () => {
         update();
         moved.add(n);
@@ -43,13 +49,13 @@ function render({ model, el }) {
       });
       update();
       form.append(make("div", { class: "im-knob" }, make("label", { for: input.id }, field.name), input, shown));
-      return input;
+      return answer;
     });
     const skip = make("button", { type: "button", ...KEEP_KEYS }, "Show me");
     form.append(make("div", { class: "im-buttons" }, commit, skip));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const guess = Object.fromEntries(fields.map((field, n) => [field.name, Number(inputs[n].value)]));
+      const guess = Object.fromEntries(fields.map((field, n) => [field.name, answers[n]()]));
       model.set("guess", guess);
       model.send({ do: "guess", ...guess });
       reveal();

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a panel only shows: it needs the types of what was measured
 
 MOST_DIGITS = 7  # behind the point
 COUNTED = ("cells",)  # units of which there are whole numbers
+LEAST_PERCENT = "< 0.1 %"
 MOST_ZEROS = 4  # of a power of ten that is written in full
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -45,10 +46,15 @@ def format_value(measurement: Measurement) -> str:
     if unit == "bytes":
         return format_size(value)
     if unit == "%":
-        return f"{value:.1f} %"
+        return format_percent(value)
     if unit in COUNTED:
         return f"{value:,.0f} {unit}"
     return f"{value:,.{count_digits(value)}f} {unit}"
+
+
+def format_percent(percent: float) -> str:
+    """Return a share in percent; one that would be rounded to nothing, and is not, is "< 0.1 %"."""
+    return LEAST_PERCENT if 0 < percent < 0.05 else f"{percent:.1f} %"
 
 
 def count_digits(value: float) -> int:

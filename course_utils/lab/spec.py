@@ -12,15 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from course_utils import plots
 from course_utils.lab.details import MOST_POWERS, Detail, describe_details
-from course_utils.lab.readouts import (
-    COUNTED,
-    Card,
-    count_digits,
-    describe_setting,
-    format_value,
-    make_cards,
-    write_power,
-)
+from course_utils.lab.guesses import describe_prediction
+from course_utils.lab.readouts import Card, describe_setting, make_cards, write_power
 
 if TYPE_CHECKING:
     from course_utils.measure import Measurement
@@ -137,6 +130,7 @@ def make_spec(
     _, *others = sweep.knobs.values()
     is_crowded = plots.is_crowded(sweep)
     is_measured = sweep.experiment.is_measured
+    drawn = _describe_charts(charts, sweep)
     key = ["× your prediction"] * bool(predict) + ["+ measured again"] * is_measured
     if is_crowded:
         key.append("pale: choices that differ from the bold one in one thing")
@@ -162,9 +156,9 @@ def make_spec(
             {"cards": [card._asdict() for card in cards], "said": _said(point, cards)}
             for point, cards in zip(points, cards_of_points, strict=True)
         ],
-        "charts": _describe_charts(charts, sweep),
+        "charts": drawn,
         "detail": describe_details(details) if details else None,
-        "predict": _describe_prediction(sweep, predict, asked) if predict else None,
+        "predict": describe_prediction(sweep, predict, asked, drawn) if predict else None,
         "provenance": f"{sweep.provenance}; {sweep.experiment.about}"
         + _tell_baseline(sweep) * ("speed" in points[0].metrics),
         "key": key,
@@ -246,50 +240,3 @@ def _log_axis(ends: Sequence[float], step: int) -> dict[str, Any]:
 def _finite_ends(measurements: Sequence[Measurement]) -> list[float]:
     ends = [getattr(one, end) for one in measurements for end in ENDS]
     return [end for end in ends if math.isfinite(end)]
-
-
-def _describe_prediction(sweep: Sweep, predict: Point, asked: Sequence[str]) -> dict[str, Any]:
-    known = sweep.point(**sweep.experiment.baseline_of(predict.setting, sweep.against))
-    for point in (predict, known):
-        if absent := [metric for metric in asked if math.isnan(point.metrics[metric].value)]:
-            raise ValueError(
-                f"{describe_setting(point.setting)} has no {' and no '.join(absent)}: let the"
-                " learner predict something else."
-            )
-    return {
-        "point": sweep.points.index(predict),
-        "setting": describe_setting(predict.setting),
-        "known": f"With {describe_setting(known.setting)}: {_tell(known, asked)}."
-        f" Move {'every' if len(asked) > 1 else 'the'} slider.",
-        "measured": _tell(predict, asked, with_speed="latency" in asked),
-        "fields": [
-            {"name": metric, **_field(sweep, metric, known.metrics[metric].value)}
-            for metric in asked
-        ],
-    }
-
-
-def _tell(point: Point, asked: Sequence[str], with_speed: bool = False) -> str:
-    told = " and ".join(f"{metric} {format_value(point.metrics[metric])}" for metric in asked)
-    speed = point.metrics.get("speed") if with_speed else None
-    return told + (f" ({speed.describe_speed()})" if speed else "")
-
-
-def _field(sweep: Sweep, metric: str, known: float) -> dict[str, Any]:
-    """Return the scale on which a guess is made.
-
-    It holds all values of the sweep, unless there are very many: then twice what is told.
-    """
-    baseline = sweep.baseline.metrics[metric]
-    most = 2 * baseline.value
-    highest = float(np.nanmax([point.metrics[metric].value for point in sweep.points]))
-    if baseline.unit == "%":
-        return {"unit": "%", "most": 100, "step": 1, "digits": 0}
-    if baseline.unit in COUNTED:
-        return {"unit": baseline.unit, "most": math.ceil(highest), "step": 1, "digits": 0}
-    if plots.is_crowded(sweep) and known > 0:
-        most = 2 * known
-    elif highest > most or most == 0:
-        most = 1.25 * highest or 1.0
-    digits = count_digits(most)
-    return {"unit": baseline.unit, "most": most, "step": most / 100, "digits": digits}

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from course_utils import quick
 from course_utils.devices import DeviceLostError, OutOfDeviceMemoryError
 from course_utils.measure.load import LoadMeter
 from course_utils.measure.measurement import Measurement, Provenance, measured_now
@@ -130,7 +131,8 @@ def compare(
         names: Of the runners, for the table; None: "a", "b", ...
         precision: Half the width of an interval, as a share of the ratio.
         limit_s: Seconds, not counting the wait for other measurements on this machine. No round
-            begins that would pass it, should it last as long as the longest so far.
+            begins that would pass it, should it last as long as the longest so far. A quick look
+            ends at a quarter of it, once there are rounds enough for an interval.
         rounds: Time so many instead, however wide the intervals are then.
         earlier: Rounds timed before, which count as if they had been timed now.
         on_round: Called with each new round.
@@ -167,7 +169,9 @@ def compare(
         longest_s = round_ms(calls_ms) / 1000
         while not timing.is_enough(precision, rounds):
             begin = time.perf_counter()
-            if begin + longest_s > start + limit_s and rounds is None:
+            has_interval = len(timing.rounds) >= LEAST_ROUNDS
+            most_s = quick.choose_seconds(limit_s) if has_interval else limit_s
+            if begin + longest_s > start + most_s and rounds is None:
                 timing.look(precision)
                 break
             try:

@@ -9,13 +9,27 @@ import numpy as np
 
 from course_utils.measure.fresh_process import Stages, run_stages
 from course_utils.measure.measurement import Measurement
-from course_utils.runtimes import executorch_runtime, litert_runtime, onnx_runtime, openvino_runtime
+from course_utils.micro import compiled
+from course_utils.runtimes import (
+    executorch_runtime,
+    litert_runtime,
+    onnx_runtime,
+    openvino_runtime,
+    torch_exported,
+)
 from course_utils.runtimes.loading import LoadingCode
 from course_utils.runtimes.runner import Runner
 
 LOADING: Mapping[str, LoadingCode] = {
     runtime.NAME: runtime.LOADING
-    for runtime in (onnx_runtime, openvino_runtime, executorch_runtime, litert_runtime)
+    for runtime in (
+        onnx_runtime,
+        openvino_runtime,
+        executorch_runtime,
+        litert_runtime,
+        torch_exported,
+        compiled,
+    )
 }
 GIVE_BACK = """
     try:  # what loading has freed, so that the call has to ask for all that it needs
@@ -66,8 +80,10 @@ def measure_loading(runner: Runner, images: np.ndarray, repeats: int = 5) -> Loa
         low=highest.low - before,
         high=highest.high - before,
         fastest=highest.fastest - before,
+        note="; ".join(filter(None, ("above what the process held before", highest.note))),
     )
-    return Loading(stages["import"].time, stages["load"].time, stages["first call"].time, peak)
+    load = replace(stages["load"].time, note="from the file to what can be called; fresh processes")
+    return Loading(stages["import"].time, load, stages["first call"].time, peak)
 
 
 def load_in_fresh_processes(runner: Runner, images: np.ndarray, repeats: int) -> Stages:

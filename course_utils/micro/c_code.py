@@ -33,10 +33,11 @@ KERNELS = Path(__file__).with_name("kernels.c")
 LINE_LENGTH = 98
 LARGEST_FIELD = 2**16 - 1  # of a layer's fields in C
 MOST_LANES = 64  # bytes of the widest vector registers
+WEIGHT_TYPES = {1: ("int8_t", "uint8_t"), 2: ("int16_t", "int16_t")}  # and of what they multiply
 STORED_SHIFT = 32  # less than a shift is, so that kernels shift the upper half of a product
 
 
-def write_c(network: IntegerNetwork, name: str, *, lanes: int = 1) -> str:
+def write_c(network: IntegerNetwork, name: str, *, lanes: int = 1, weight_bytes: int = 1) -> str:
     """Return a file in C99 whose function classifies an image, bit for bit as ``network.run``.
 
     ``int NAME_classify(const uint8_t pixels[], int32_t logits[])`` takes the pixels row by row,
@@ -49,9 +50,12 @@ def write_c(network: IntegerNetwork, name: str, *, lanes: int = 1) -> str:
         lanes: Rows of weights are filled up with zeros to a multiple of this. 1: the smallest file,
             for a microcontroller. 64: as long as the widest vector registers of a computer, so
             that its compiler needs no code for the rest of a row; it takes more memory.
+        weight_bytes: 1, or 2 for a computer that multiplies and sums 16 bits, but no bytes, in one
+            instruction: each weight then takes two, the same number in either.
 
     Raises:
-        ValueError: The name is none in C, ``lanes`` is not from 1 to 64, or a layer is too large.
+        ValueError: The name is none in C, ``lanes`` is not from 1 to 64, ``weight_bytes`` is
+            neither 1 nor 2, or a layer is too large.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(
@@ -59,15 +63,19 @@ def write_c(network: IntegerNetwork, name: str, *, lanes: int = 1) -> str:
         )
     if not 1 <= lanes <= MOST_LANES:
         raise ValueError(f"lanes={lanes} is no number from 1 to {MOST_LANES}.")
+    if weight_bytes not in WEIGHT_TYPES:
+        raise ValueError(f"A weight is stored in 1 or 2 bytes, not in {weight_bytes!r}.")
     for number, tensor in enumerate(network.tensors):
         if max(tensor.shape) > LARGEST_FIELD or np.prod(tensor.shape) >= 2**31:
             raise ValueError(f"Tensor {number} is too large for a microcontroller: {tensor.shape}.")
-    writer = _Writer(network, lanes)
+    writer = _Writer(network, lanes, weight_bytes)
+    weight, operand = WEIGHT_TYPES[weight_bytes]
     constants = [writer.write_constants(place) for place in range(len(network.operations))]
     parts = [
         writer.introduce(name),
         "#include <stdint.h>\n",
         f"#define LANES {lanes}\n#define PIXELS {count_pixels(lanes)}\n",
+        f"typedef {weight} weight;\ntypedef {operand} operand;\n",
         writer.declare_buffers(),
         *writer.choose_kernels(),
         *filter(None, constants),
@@ -95,8 +103,8 @@ def fold_zero_point(operation: WeightedOperation, zero_in: int) -> np.ndarray:
 class _Writer:
     """Writes the pieces of a C file."""
 
-    def __init__(self, network: IntegerNetwork, lanes: int) -> None:
-        self.network, self.lanes = network, lanes
+    def __init__(self, network: IntegerNetwork, lanes: int, weight_bytes: int) -> None:
+        self.network, self.lanes, self.weight_bytes = network, lanes, weight_bytes
         self.plan = plan_memory(network, lanes)
 
     def introduce(self, name: str) -> str:
@@ -107,7 +115,7 @@ class _Writer:
             f"   Images of {rows} x {columns} x {channels}, {self.network.classes} classes."
             f" A logit of 1 stands for {self.network.logit_scale:.9g}.\n"
             f"   {self.plan.weight_bytes} bytes of constants; more where rows are filled up to"
-            f" {self.lanes}. */\n"
+            f" {self.lanes}, or a weight\n   takes {self.weight_bytes}. */\n"
         )
 
     def declare_buffers(self) -> str:
@@ -116,7 +124,7 @@ class _Writer:
         buffers = [f"static int8_t activations[{self.plan.activation_bytes}];"]
         if patch:
             buffers.append(
-                f"static uint8_t patch[PIXELS][{patch}]; /* what meets a row of weights */"
+                f"static operand patch[PIXELS][{patch}]; /* what meets a row of weights */"
             )
         if sum_bytes:
             count = sum_bytes // BYTES_PER_SUM
@@ -145,7 +153,7 @@ class _Writer:
             bias = fold_zero_point(operation, source.zero_point)
         row = round_up(weights.shape[1], self.lanes)
         arrays = {
-            ("int8_t", "weights"): np.pad(weights, ((0, 0), (0, row - weights.shape[1]))).ravel(),
+            ("weight", "weights"): np.pad(weights, ((0, 0), (0, row - weights.shape[1]))).ravel(),
             ("int32_t", "bias"): bias,
             ("int32_t", "multipliers"): np.pad(operation.multiplier, (0, room)),
             ("uint8_t", "shifts"): np.pad(

@@ -6,7 +6,9 @@ typedef char as_expected[(-3 >> 1) == -2 && sizeof(int) == 4 ? 1 : -1];
 /* Loops over channels and over rows of weights run in steps of LANES, so that vector registers are
    always full. The last step writes up to LANES - 1 values too many: they lie where the next pixel
    will be written, or in the room that is left behind a buffer. Convolutions compute PIXELS pixels
-   in turn: what a register reads is not what was written just before, for which it had to wait. */
+   in turn: what a register reads is not what was written just before, for which it had to wait.
+   A weight and an operand, what it is multiplied by, are bytes, or 16 bits wide where the processor
+   multiplies and sums those in one instruction, but no bytes. */
 
 /* == saturate == */
 static int8_t saturate(int value, int low)
@@ -16,7 +18,7 @@ static int8_t saturate(int value, int low)
 
 /* == layer == */
 typedef struct {
-    const int8_t *weights;
+    const weight *weights;
     const int32_t *bias; /* for each output; holds what the zero points add up to */
     const int32_t *multipliers;
     const uint8_t *shifts; /* less 32 */
@@ -57,14 +59,14 @@ static void store(const layer *l, int pixel, int first, int count, int8_t *outpu
 
 /* == multiply == */
 /* Products of a patch with rows of weights. Four rows share what is read of the patch. */
-static void multiply(int pixel, const int8_t *restrict weights, int row,
+static void multiply(int pixel, const weight *restrict weights, int row,
                      const int32_t *restrict bias, int count)
 {
     const int length = row / LANES * LANES; /* row; but now the compiler knows of the steps */
     int i = 0;
     for (; i + 4 <= count; i += 4) {
-        const int8_t *w0 = weights + i * length, *w1 = w0 + length;
-        const int8_t *w2 = w1 + length, *w3 = w2 + length;
+        const weight *w0 = weights + i * length, *w1 = w0 + length;
+        const weight *w2 = w1 + length, *w3 = w2 + length;
         int a = bias[i], b = bias[i + 1], c = bias[i + 2], d = bias[i + 3];
         for (int k = 0; k < length; k++) {
             a += patch[pixel][k] * w0[k];
@@ -94,11 +96,11 @@ static int clip(int value, int high)
 /* Lay the pixels that the kernel covers side by side, as 0 to 255: the instructions of many
    processors multiply unsigned by signed bytes. Beside the image lies the zero point. */
 static void gather(const layer *l, const int8_t *restrict input, int channels, int y, int x,
-                   uint8_t *restrict target)
+                   operand *restrict target)
 {
     const int width = l->kernel_columns;
     const int run = l->groups == 1 ? width : 1; /* pixels that lie side by side in memory */
-    const uint8_t beside = (uint8_t)(l->zero_in + 128);
+    const operand beside = (operand)(l->zero_in + 128);
     for (int row = y; row < y + l->kernel_rows; row++)
         for (int column = x; column < x + width; column += run) {
             const int is_inside = row >= 0 && row < l->rows;
@@ -109,7 +111,7 @@ static void gather(const layer *l, const int8_t *restrict input, int channels, i
                 target[i] = beside;
             for (int step = begin; step < end; step += LANES)
                 for (int i = step; i < step + LANES; i++)
-                    target[i] = (uint8_t)(input[first + i] + 128);
+                    target[i] = (operand)(input[first + i] + 128);
             for (int i = end; i < run * channels; i++)
                 target[i] = beside;
             target += run * channels;
@@ -137,7 +139,7 @@ static void convolve(const layer *l, const int8_t *restrict input, int8_t *restr
 }
 
 /* == depthwise == */
-static void accumulate(const int8_t *restrict source, const int8_t *restrict weights, int row,
+static void accumulate(const int8_t *restrict source, const weight *restrict weights, int row,
                        int zero, int32_t *restrict totals)
 {
     for (int step = 0; step < row; step += LANES)
@@ -153,7 +155,7 @@ static void convolve_depthwise(const layer *l, const int8_t *restrict input,
     for (int y = 0; y < l->out_rows; y++)
         for (int x = 0; x < l->out_columns; x++) {
             const int top = y * l->stride_rows - l->top, left = x * l->stride_columns - l->left;
-            const int8_t *weights = l->weights;
+            const weight *weights = l->weights;
             for (int i = 0; i < row; i++)
                 sums[0][i] = l->bias[i];
             for (int v = top; v < top + l->kernel_rows; v++)
@@ -170,7 +172,7 @@ static void convolve_depthwise(const layer *l, const int8_t *restrict input,
 static void multiply_all(const layer *l, const int8_t *restrict input)
 {
     for (int i = 0; i < l->channels; i++)
-        patch[0][i] = (uint8_t)(input[i] + 128);
+        patch[0][i] = (operand)(input[i] + 128);
     multiply(0, l->weights, l->row, l->bias, l->out_channels);
 }
 

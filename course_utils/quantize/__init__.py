@@ -28,6 +28,7 @@ from course_utils.quantize.integers import (
     sqnr_db,
     unpack_bits,
 )
+from course_utils.quantize.narrowing import narrow_weights
 from course_utils.quantize.rounding import LearnedStep, RoundedLayer, fake_quantize
 from course_utils.quantize.sensitivity import (
     Sensitivity,
@@ -35,7 +36,7 @@ from course_utils.quantize.sensitivity import (
     measure_divergence,
     measure_sensitivity,
 )
-from course_utils.quantize.weights import narrow_weights, quantize_weights, quantized_weights
+from course_utils.quantize.weights import quantize_weights, quantized_weights
 from course_utils.quantize.widths import (
     choose_widths,
     choose_widths_exactly,

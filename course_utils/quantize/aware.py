@@ -127,7 +127,7 @@ def convert_aware(model: nn.Module) -> nn.Module:
         remember_grid_(layer, QuantizedTensor(integers, step, zero, rounding.bits))
         converted.set_submodule(name, layer)
     folded = fold_batch_norms(converted)
-    _round_biases_(folded)
+    round_biases_(folded)
     return folded.requires_grad_(False)
 
 
@@ -209,7 +209,7 @@ def _check_operations(traced: fx.GraphModule) -> None:
             )
 
 
-def _round_biases_(model: fx.GraphModule) -> None:
+def round_biases_(model: fx.GraphModule) -> None:
     """Round each bias to multiples of the step of what it is added to in a kernel for bytes."""
     for node in model.graph.nodes:
         layer = model.get_submodule(node.target) if node.op == "call_module" else None

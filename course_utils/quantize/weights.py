@@ -32,7 +32,7 @@ def quantize_weights(model: nn.Module, bits: Widths, per_channel: bool = True) -
     quantized = copy.deepcopy(model)
     for name, width in spread_widths(quantized, bits).items():
         if width != FLOAT_BITS:
-            _round_weight(name, quantized.get_submodule(name), width, 0 if per_channel else None)
+            round_layer_(name, quantized.get_submodule(name), width, 0 if per_channel else None)
     return quantized
 
 
@@ -62,17 +62,12 @@ def spread_widths(model: nn.Module, bits: Widths) -> dict[str, int]:
     return {name: bits[name] for name in layers}
 
 
-def narrow_weights(model: nn.Module, bits: int) -> nn.Module:
-    """Return a copy in which quantized weights of more than ``bits`` bits have only so many."""
-    narrowed = copy.deepcopy(model)
-    for name, layer in narrowed.named_modules():
-        grid = vars(layer).get("quantized_weight")
-        if grid is not None and grid.bits > bits:
-            _round_weight(name, layer, bits, 0 if grid.scale.ndim else None)
-    return narrowed
+def round_layer_(name: str, layer: nn.Module, bits: int, channel_axis: int | None) -> None:
+    """Round a layer's weights, and let it remember their integers.
 
-
-def _round_weight(name: str, layer: nn.Module, bits: int, channel_axis: int | None) -> None:
+    Raises:
+        ValueError: A weight is not finite; the message names the layer.
+    """
     try:
         on_grid = quantize_symmetric(layer.weight.detach(), bits, channel_axis)  # type: ignore[operator]
     except ValueError as error:

@@ -24,11 +24,12 @@ from course_utils.runtimes.sparse_kernel import build_sparse
 from course_utils.runtimes.torch_compiled import NoCompilerError, build_compiled
 from course_utils.runtimes.torch_device import build_on_device
 from course_utils.runtimes.torch_eager import build_eager
+from course_utils.runtimes.torch_exported import build_exported
 from course_utils.runtimes.weight_only import build_weight_only
 
 __all__ = [
     "Availability", "CallProfile", "MissingRuntimeError", "NoCompilerError", "Runner", "build",
-    "build_compiled", "build_eager", "build_executorch", "build_litert", "build_on_device",
-    "build_openvino", "build_sparse", "build_weight_only", "is_built_here", "list_available",
-    "load", "observe_activations", "profile_call", "profile_operators",
+    "build_compiled", "build_eager", "build_executorch", "build_exported", "build_litert",
+    "build_on_device", "build_openvino", "build_sparse", "build_weight_only", "is_built_here",
+    "list_available", "load", "observe_activations", "profile_call", "profile_operators",
 ]  # fmt: skip

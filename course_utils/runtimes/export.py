@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,6 +22,13 @@ from course_utils.quantize import QuantizedTensor, pack_bits, unpack_bits
 
 # What differs between a layer and one with more channels of the same kind.
 WIDTHS = ("in_channels", "out_channels", "in_features", "out_features", "num_features")
+Level = Literal["none", "basic", "extended", "all"]  # how far a graph may be changed when it loads
+LEVELS: Mapping[Level, onnxruntime.GraphOptimizationLevel] = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
 _EXPORTED: dict[str, onnx.ModelProto] = {}
 MOST_EXPORTED, LARGEST_EXPORTED = 4, 2**25  # how many graphs are kept, and of how many bytes
 
@@ -232,18 +240,22 @@ def open_session(
     graph: onnx.ModelProto | bytes,
     *,
     threads: int = 1,
-    optimise: bool = True,
+    optimise: bool | Level = True,
     optimised_file: Path | None = None,
     profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Return a session whose threads sleep while they wait, so that they disturb no timing."""
+    """Return a session whose threads sleep while they wait, so that they disturb no timing.
+
+    Raises:
+        ValueError: There is no such level of ``optimise``.
+    """
+    level = find_level(optimise)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = LEVELS[level]
     if optimised_file is not None:
         options.optimized_model_filepath = str(optimised_file)
         options.add_session_config_entry(  # its weights are not wanted
@@ -254,6 +266,18 @@ def open_session(
         options.profile_file_prefix = str(profile)
     content = graph if isinstance(graph, bytes) else graph.SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def find_level(optimise: bool | Level) -> Level:
+    """Return the level that is meant: True is "all", False is "none".
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    level: Level = ("all" if optimise else "none") if isinstance(optimise, bool) else optimise
+    if level not in LEVELS:
+        raise ValueError(f"A graph is optimised at one of {list(LEVELS)}, not at {optimise!r}.")
+    return level
 
 
 @contextlib.contextmanager

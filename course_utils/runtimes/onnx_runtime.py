@@ -14,7 +14,14 @@ from torch import nn
 from course_utils import calibrate, machine, quantize
 from course_utils.calibrate import Range
 from course_utils.runtimes import onnx_int8
-from course_utils.runtimes.export import export_onnx, open_session, pack, unpack
+from course_utils.runtimes.export import (
+    Level,
+    export_onnx,
+    find_level,
+    open_session,
+    pack,
+    unpack,
+)
 from course_utils.runtimes.loading import LoadingCode
 from course_utils.runtimes.onnx_roundings import export_rounded, limit_integers
 from course_utils.runtimes.runner import Runner
@@ -146,25 +153,28 @@ def tell_left_over(runner: Runner, done: int, what: str) -> str:
     return f"only {done} of {done + left} layers {what}, the others fp32" if left else ""
 
 
-def load(content: bytes, *, optimise: bool = True, threads: int = 1) -> Runner:
+def load(content: bytes, *, optimise: bool | Level = True, threads: int = 1) -> Runner:
     """Return a runner for an ONNX file, for instance the artefact of another runner.
 
     Args:
         content: The file, with one input of float32 images and one output of logits.
-        optimise: Whether ONNX Runtime may fuse and replace operators. A quantized file whose
-            operators are not fused runs in fp32 on rounded values: that simulates its integers.
+        optimise: Whether ONNX Runtime may fuse and replace operators, or how far: "none"; "basic"
+            takes out what changes nothing and folds constants; "extended" fuses; "all" also lays
+            out memory as the kernels like it. A quantized file whose operators are not fused runs
+            in fp32 on rounded values: that simulates its integers.
         threads: How many threads share one call.
 
     Raises:
         ValueError: This is no ONNX file, or one that ONNX Runtime cannot run, because of its
-            opset for instance.
+            opset for instance; or there is no such level.
     """
+    level = find_level(optimise)
     try:
         unpacked = unpack(content).SerializeToString()
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
             session = open_session(
-                unpacked, threads=threads, optimise=optimise, optimised_file=optimised
+                unpacked, threads=threads, optimise=level, optimised_file=optimised
             )
             nodes = onnx.load(optimised, load_external_data=False).graph.node
     except Exception as error:  # protobuf and ONNX Runtime raise classes of their own
@@ -187,8 +197,10 @@ def _why_not(content: bytes, error: Exception) -> str:
     try:
         graph = onnx.load_from_string(content)
     except Exception:
+        graph = onnx.ModelProto()
+    if not graph.ir_version:  # some bytes of other formats can be read, as an empty file
         return f"This is no ONNX file ({len(content)} bytes); is it complete?"
-    reason = " ".join(str(error).rsplit(") ", 1)[-1].split())[-300:]  # without C++ signatures
+    reason = _shorten(str(error).rsplit(") ", 1)[-1])  # without C++ signatures
     opset = onnx_int8.find_opset(graph)
     advice = ""
     if opset < OLDEST_OPSET or "opset" in reason.lower() or "version" in reason.lower():
@@ -197,3 +209,12 @@ def _why_not(content: bytes, error: Exception) -> str:
             " it again with a version that ONNX Runtime supports here."
         )
     return f"ONNX Runtime cannot run this file.{advice} It says: {reason}"
+
+
+def _shorten(message: str, most: int = 300) -> str:
+    """Return the last sentences of a message, as many as there is room for."""
+    words = " ".join(message.split())
+    if len(words) <= most:
+        return words
+    sentences = words[-most:].split(". ", 1)
+    return sentences[-1] if len(sentences) > 1 else f"… {words[-most:].split(' ', 1)[-1]}"

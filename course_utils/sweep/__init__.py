@@ -1,4 +1,4 @@
-"""Turn knobs over their values, measure at each setting, keep what was measured."""
+"""Turn knobs over their values, measure or compute at each setting, keep what was measured."""
 
 from course_utils.sweep.batches import add_calls, find_knee, measure_batches
 from course_utils.sweep.bounds import compute_bounds

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from course_utils import quick
 from course_utils.datasets import Split
 from course_utils.measure import (
     Measurement,
@@ -59,6 +60,7 @@ def measure(
         ValueError: A knob has no values, ``against`` is not among the settings, or a call gets
             no image, or more than there are.
     """
+    on = quick.choose_images(on)
     if not 1 <= images_a_call <= len(on):
         raise ValueError(f"A call gets 1 to {len(on)} of the images, not {images_a_call}.")
     experiment = Classification(at, on, batch, count_with, also, images_a_call)

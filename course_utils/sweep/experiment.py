@@ -15,13 +15,13 @@ Setting = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured at one setting of the knobs.
+    """What was measured or computed at one setting of the knobs.
 
     Attributes:
         setting: The value of each knob.
         metrics: Measurements by name; ``point.latency`` is ``point.metrics["latency"]``.
-        runtime: Who ran it.
-        kernel: Which arithmetic ran.
+        runtime: Who ran it; empty where nothing ran.
+        kernel: Which arithmetic ran; likewise.
         remark: What a reader should know about the kernel; may be empty.
         samples: Single values that a lesson may draw, e.g. of each request its latency.
     """

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from course_utils import quick
 from course_utils.datasets import Split
 from course_utils.measure import Measurement, find_right, summarize_seeds
 from course_utils.runtimes.runner import Runner
@@ -40,7 +41,7 @@ def measure_seeds(
     Raises:
         ValueError: A knob has no values, or ``against`` is not among the settings.
     """
-    return run(OverSeeds(at, on, batch, also), over, against)
+    return run(OverSeeds(at, quick.choose_images(on), batch, also), over, against)
 
 
 @dataclass(frozen=True)

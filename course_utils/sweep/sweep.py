@@ -11,25 +11,26 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from course_utils import fingerprint, machine
+from course_utils import fingerprint, machine, quick
 from course_utils.journal import Journal
 from course_utils.measure import Provenance, compare, measured_now
 from course_utils.measure.turns import stack_rounds
 from course_utils.runtimes.runner import Runner
 from course_utils.sweep.experiment import Experiment, Finding, Point, Setting
+from course_utils.sweep.kept import Kept
 
 LIMIT_S, AGAIN_LIMIT_S = 10.0, 3.0  # for timing all settings; for timing one of them again
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The measured points of all combinations of the knobs' values.
+    """The points of all combinations of the knobs' values, measured or computed.
 
     Attributes:
         knobs: The values of each knob; the last knob varies fastest over the points.
         points: One for each combination.
         against: The setting that the others are compared with.
-        experiment: What was measured.
+        experiment: What was measured or computed.
     """
 
     knobs: dict[str, list[Any]]
@@ -46,7 +47,8 @@ class Sweep:
         for point in self.points:
             if point.setting == setting:
                 return point
-        raise ValueError(f"{setting} was not measured; the knobs are {self.knobs}.")
+        done = "measured" if self.experiment.is_measured else "computed"
+        raise ValueError(f"{setting} was not {done}; the knobs are {self.knobs}.")
 
     @property
     def baseline(self) -> Point:
@@ -55,7 +57,7 @@ class Sweep:
 
     @property
     def provenance(self) -> Provenance:
-        """Where and when its numbers were measured."""
+        """Where its numbers are from, and when they were measured."""
         return next(iter(self.points[0].metrics.values())).provenance
 
     def measure_again(self, **setting: Any) -> Point:
@@ -101,7 +103,9 @@ def run(
     First what is counted at each setting, then all times in turns. Each result is written to the
     cache as soon as it is there: a sweep that was broken off goes on where it stopped, and one
     that was finished is read back. The cache belongs to this machine, these versions, this code
-    and these weights; when one of them changes, it is measured anew.
+    and these weights; when one of them changes, it is measured anew. When another version of an
+    optional runtime is installed, what it ran is counted again, and all times are taken anew,
+    since they are compared in turns.
 
     Args:
         experiment: What to measure.
@@ -120,16 +124,17 @@ def run(
     if dict(against) not in settings:
         raise ValueError(f"against={dict(against)} is none of the settings of {knobs}.")
     here = machine.describe()
-    key = fingerprint.of(*experiment.key, type(experiment), knobs, dict(against), rounds, here.id)
-    journal = Journal(key, here.id)
+    asked = (*experiment.key, type(experiment), knobs, dict(against), rounds, here.id)
+    key = fingerprint.of(*asked, *(["quick"] if quick.is_asked_for() else []))
+    kept = Kept(Journal(key, here.id))
     try:
-        is_new = _measure_missing(experiment, settings, against, executor, rounds, journal)
+        is_new = _measure_missing(experiment, settings, against, executor, rounds, kept)
     except KeyboardInterrupt:
-        kept = len(journal.entries_of("point"))
-        print(f"Interrupted. {kept} of {len(settings)} points are kept; run it again to go on.")
+        done = len(kept.points)
+        print(f"Interrupted. {done} of {len(settings)} points are kept; run it again to go on.")
         raise
-    points = _points(experiment, journal, settings, dict(against))
-    _report(experiment, journal, len(points), is_new)
+    points = _points(experiment, kept, settings, dict(against))
+    _report(experiment, kept, len(points), is_new)
     return Sweep(knobs, points, dict(against), experiment)
 
 
@@ -139,10 +144,10 @@ def _measure_missing(
     against: Setting,
     executor: Executor | None,
     rounds: int | None,
-    journal: Journal,
+    kept: Kept,
 ) -> bool:
-    """Measure what the journal lacks; return whether it lacked anything."""
-    done = {entry["index"] for entry in journal.entries_of("point")}
+    """Measure what is not kept; return whether anything was not."""
+    done = set(kept.points)
     missing = [index for index in range(len(settings)) if index not in done]
     is_timed = experiment.batch_of(settings[0]) is not None
     runners: dict[int, Runner] = {}
@@ -157,14 +162,14 @@ def _measure_missing(
             runners[index] = experiment.prepare(settings[index])
             facts = experiment.facts_at(settings[index], runners[index])
         seconds = time.perf_counter() - start
-        journal.add("point", index=index, seconds=seconds, when=measured_now().when, **facts)
-    timed = journal.entries_of("timed")
-    if not is_timed or (timed and len(journal.entries_of("round")) >= timed[-1]["rounds"]):
+        kept.add_point(index, facts, seconds=seconds, when=measured_now().when)
+    timed = kept.timed
+    if not is_timed or (timed and len(kept.rounds) >= timed["rounds"]):
         return bool(missing)
     for index in _show(range(len(settings)), desc="preparing", unit="setting"):
         if index not in runners:
             runners[index] = experiment.prepare(settings[index])
-    _time_missing(experiment, settings, settings.index(dict(against)), runners, rounds, journal)
+    _time_missing(experiment, settings, settings.index(dict(against)), runners, rounds, kept)
     return True
 
 
@@ -174,11 +179,10 @@ def _time_missing(
     base: int,
     runners: Mapping[int, Runner],
     rounds: int | None,
-    journal: Journal,
+    kept: Kept,
 ) -> None:
     """Time all settings in turns, the baseline as the first, and keep each round."""
     order = [base, *(index for index in range(len(settings)) if index != base)]
-    kept = journal.entries_of("round")
     with tqdm(
         desc="latency", unit="round", leave=False, file=sys.stdout, total=rounds, delay=1
     ) as bar:
@@ -187,7 +191,7 @@ def _time_missing(
         def keep(times_ms: list[list[float]]) -> None:
             nonlocal last
             now = time.perf_counter()
-            journal.add("round", seconds=now - last, times_ms=times_ms)
+            kept.add_timing("round", seconds=now - last, times_ms=times_ms)
             last = now
             bar.update()
 
@@ -197,11 +201,11 @@ def _time_missing(
             names=[", ".join(map(str, settings[index].values())) for index in order],
             limit_s=LIMIT_S,
             rounds=rounds,
-            earlier=[entry["times_ms"] for entry in kept],
+            earlier=[entry["times_ms"] for entry in kept.rounds],
             on_round=keep,
         )
     told = {"ended": timed.ended, "when": timed.provenance.when, "note": timed.provenance.note}
-    journal.add("timed", seconds=0.0, rounds=len(timed.times_ms[0]), **told)
+    kept.add_timing("timed", seconds=0.0, rounds=len(timed.times_ms[0]), **told)
 
 
 def _all_of(batches: Iterable[np.ndarray | None]) -> list[np.ndarray]:
@@ -216,22 +220,22 @@ def _show(items: Iterable[Any], desc: str, unit: str) -> Iterable[Any]:
 
 def _points(
     experiment: Experiment,
-    journal: Journal,
+    kept: Kept,
     settings: list[dict[str, Any]],
     against: dict[str, Any],
 ) -> list[Point]:
-    facts = {entry["index"]: entry for entry in journal.entries_of("point")}
+    facts = kept.points
     base = settings.index(against)
     here = str(machine.describe())
-    timed = journal.entries_of("timed")
+    timed = kept.timed
     times_ms: dict[int, np.ndarray] = {}
     if timed:
         order = [base, *(index for index in range(len(settings)) if index != base)]
-        stacked = stack_rounds([entry["times_ms"] for entry in journal.entries_of("round")])
+        stacked = stack_rounds([entry["times_ms"] for entry in kept.rounds])
         times_ms = dict(zip(order, stacked, strict=True))
     found = []
     for index in range(len(settings)):
-        origin = timed[-1] if timed else facts[index]
+        origin = timed or facts[index]
         measured = Provenance("measured", here, origin["when"], origin.get("note", ""))
         found.append(Finding(facts[index], times_ms.get(index, np.empty((0, 0))), measured))
     return [
@@ -242,14 +246,14 @@ def _points(
     ]
 
 
-def _report(experiment: Experiment, journal: Journal, count: int, is_new: bool) -> None:
-    seconds = sum(entry["seconds"] for entry in journal.entries)
-    timed = journal.entries_of("timed")
-    when = (timed or journal.entries_of("point"))[-1]["when"]
-    is_late = bool(timed) and timed[-1]["ended"] == "time limit"
+def _report(experiment: Experiment, kept: Kept, count: int, is_new: bool) -> None:
+    timed = kept.timed
+    when = timed["when"] if timed else max(point["when"] for point in kept.points.values())
+    is_late = timed is not None and timed["ended"] == "time limit"
     print(
         f"{count} setting{'s' * (count > 1)}, {experiment.about}: measured on this machine"
-        f" {'just now' if is_new else 'on ' + when}, in {seconds:.0f} s."
+        f" {'just now' if is_new else 'on ' + when}, in {kept.seconds:.0f} s."
+        + f" A quick look, as {quick.VARIABLE} asks." * quick.is_asked_for()
         + " The time limit ended the timing: some speeds are known less well than to ±5 %."
         * is_late
     )

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from course_utils.models import build_model
 from course_utils.training import Recipe, evaluate, train
 from idx import read_tensors
+from packing import FLOATS, pack_
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -29,6 +30,7 @@ RECIPES = {
     "lenet_300_100_fashion": PLAIN,
     "mlp_1024_fashion": PLAIN,
 }
+PACKED = ("mlp_1024_fashion",)  # the largest
 
 
 def main() -> None:
@@ -63,7 +65,10 @@ def main() -> None:
             "torch": torch.__version__,
         }
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-        save_file(weights, CHECKPOINTS / f"{name}.safetensors", metadata)
+        file = CHECKPOINTS / f"{name}.safetensors"
+        save_file(weights, file, metadata)
+        if name in PACKED:
+            pack_(file, FLOATS)
         state_file.unlink()
         print(f"{name}: {metadata['test_accuracy']} of the test images, written", flush=True)
 

@@ -1,4 +1,4 @@
-"""Make ``data/fashion/*.npz`` from the published files of Fashion-MNIST.
+"""Make ``data/fashion/*.npz.xz`` from the published files of Fashion-MNIST.
 
     python data/make/fashion.py --source FOLDER
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from idx import read_fashion
+from packing import BYTES, pack_
 
 FASHION = Path(__file__).parent.parent / "fashion"
 PER_CLASS = {"calibration": 100, "train": 1200}
@@ -41,11 +42,12 @@ def main() -> None:
     for part, chosen in rows.items():
         images, labels = pictures[part]
         path = FASHION / f"{part}.npz"
+        # By columns the pixels take 4 % less than by rows.
+        columns = np.ascontiguousarray(images[chosen].transpose(0, 2, 1))  # (n, width, height)
         # `rows` are the positions in the published file: what proves that the splits are disjoint
-        np.savez_compressed(
-            path, images=images[chosen], labels=labels[chosen], rows=chosen.astype(np.uint16)
-        )
-        print(f"{path.name}: {len(chosen)} images, {path.stat().st_size:,} bytes")
+        np.savez(path, columns=columns, labels=labels[chosen], rows=chosen.astype(np.uint16))
+        packed = pack_(path, BYTES)
+        print(f"{packed.name}: {len(chosen)} images, {packed.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

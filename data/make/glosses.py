@@ -8,11 +8,12 @@ class, a tab and a definition, in WordNet's order, in which neighbours are alike
 """
 
 import argparse
-import lzma
 import re
 from pathlib import Path
 
-FILE = Path(__file__).parent.parent / "glosses" / "glosses.txt.xz"
+from packing import BYTES, pack_
+
+FILE = Path(__file__).parent.parent / "glosses" / "glosses.txt"
 PARTS = ["noun", "verb", "adj", "adv"]
 EXAMPLES = re.compile(r'[;:,]\s*"')  # where the definition ends and quoted sentences begin
 
@@ -24,15 +25,9 @@ def main() -> None:
     definitions = read_definitions(source)
     lines = "".join(f"{label}\t{text}\n" for text, label in definitions)
     FILE.parent.mkdir(exist_ok=True)
-    settings = {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "lc": 4,
-        "lp": 0,
-        "pb": 0,
-    }
-    FILE.write_bytes(lzma.compress(lines.encode(), filters=[settings]))
-    print(f"{FILE.name}: {len(definitions):,} definitions, {FILE.stat().st_size:,} bytes")
+    FILE.write_bytes(lines.encode())
+    packed = pack_(FILE, BYTES)
+    print(f"{packed.name}: {len(definitions):,} definitions, {packed.stat().st_size:,} bytes")
 
 
 def read_definitions(source: Path) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ from course_utils import datasets, distill, models, prune
 from course_utils.distill.students import NETWORKS, Student, save_students
 from course_utils.training import Recipe, evaluate
 from idx import read_tensors
+from packing import FLOATS, pack_
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 TEACHER = "resnet8_w64_fashion"
@@ -236,6 +237,7 @@ def ship_answers() -> None:
     distill.cache_answers(
         teacher, images, datasets.FASHION_CLASSES, SHIPPED_VIEWS, file=file, precision="bf16"
     )
+    pack_(file, FLOATS)
 
 
 def bundle(runs: dict[str, Run], work: Path) -> None:
@@ -260,7 +262,9 @@ def bundle(runs: dict[str, Run], work: Path) -> None:
             "recipe": json.dumps(asdict(next(iter(runs.values())).recipe)),
             "torch": torch.__version__,
         }
-        save_students(students, CHECKPOINTS / f"{group}.safetensors", noted)
+        file = CHECKPOINTS / f"{group}.safetensors"
+        save_students(students, file, noted)
+        pack_(file, FLOATS)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch import nn
 from course_utils.models import build_model, load_pretrained
 from course_utils.training import Recipe, evaluate, train
 from idx import read_tensors
+from packing import FLOATS, pack_
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 NARROW, WIDE = "resnet8_w32_fashion", "resnet8_w64_fashion"
@@ -81,7 +82,9 @@ def main() -> None:
         "test_accuracy": f"{accuracy:.4f}",
         "torch": torch.__version__,
     }
-    save_file(packed, CHECKPOINTS / f"{WIDE}.safetensors", about)
+    file = CHECKPOINTS / f"{WIDE}.safetensors"
+    save_file(packed, file, about)
+    pack_(file, FLOATS)
     print(f"{WIDE}: {accuracy:.2%} of the test images")
 
 

@@ -6,16 +6,22 @@ from pathlib import Path
 import nbformat
 import pytest
 from lab_page import LabPage, LabServer, open_browser, open_page, serve_lab, strip
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+PATIENCE_MS = 20_000  # on a slow machine where other tests run too; a test that passes never waits
 ASK_PYTHON = """
 def tell_panels():  # in a function, so that no name of a lesson is taken
     panels = [value for value in globals().values() if isinstance(value, lab.Panel)]
     all_cards = {p: [[tuple(card) for card in cards] for cards in p._cards] for p in panels}
     pictures = {p: [(one.title, one.words()) for one in p._details] for p in panels}
-    return {p._name: (p.setting, [*map(tuple, p.cards)], all_cards[p], pictures[p]) for p in panels}
+    asked = {p: p._asked if p._predict else [] for p in panels}
+    right = {p: {name: p._predict.metrics[name].value for name in asked[p]} for p in panels}
+    return {
+        p._name: (p.setting, [*map(tuple, p.cards)], all_cards[p], pictures[p], right[p])
+        for p in panels
+    }
 
 
 print(tell_panels())
@@ -24,6 +30,7 @@ print(tell_panels())
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright, open_browser(playwright) as opened:
         yield opened
 

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -241,6 +241,20 @@ class LabPage:
         expect(self.page.locator("body")).to_have_attribute(
             "data-jp-theme-light", "true" if name == "Light" else "false", timeout=30_000
         )
+
+
+@contextlib.contextmanager
+def open_cells(
+    browser: Browser, folder: Path, sources: Sequence[str], height: int = 1600, seconds: float = 60
+) -> Iterator[LabPage]:
+    """Serve a notebook with these cells from an empty folder, run it and show it."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "cells.ipynb")
+    with serve_lab(folder) as server, open_page(browser, server, height=height) as page:
+        page.open("cells.ipynb")
+        page.run_all(seconds)
+        yield page
 
 
 @contextlib.contextmanager

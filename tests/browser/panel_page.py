@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,16 @@ READ_KNOBS = """node => {
 }"""
 READ_FRAME = "node => node.getBoundingClientRect().toJSON()"
 LEAST_LETTER = 10  # pixels from the top of a line of text to its bottom
+NONE = "–"  # instead of a value that is not there
+MOST_PRESSES = 200  # from the middle of the slider of a guess to its end, at least
 MOVES = 6  # of the mouse from one stop of a slider to the next
+
+
+def to_number(told: str) -> float:
+    """Return the number at the beginning of a readout; NaN where there is none."""
+    if told.startswith("<"):
+        return 0.0  # what it would be rounded to
+    return math.nan if told == NONE else float(told.split(" ")[0].replace(",", ""))
 
 
 class PanelOnPage:
@@ -81,8 +91,12 @@ class PanelOnPage:
         else:
             expect(radios.nth(place)).to_be_checked()
 
-    def guess(self, *asked: str) -> tuple[str, Locator]:
-        """Guess by keyboard, each metric a step above the middle; nothing may be shown before.
+    def guess(self, *asked: str, near: float | None = None) -> tuple[str, Locator]:
+        """Guess by keyboard; nothing may be shown before.
+
+        Args:
+            asked: What the panel asks for, in its order.
+            near: Each slider goes a step past this value; None: a step above the middle.
 
         Returns:
             What was guessed, in the page's words, and what the panel says to it.
@@ -95,13 +109,24 @@ class PanelOnPage:
         for metric in asked:
             expect(self.slider(metric)).to_be_focused()
             expect(commit).to_be_disabled()  # a guess is a decision, not a default
-            self.page.keyboard.press("ArrowRight")
-            told.append(self.slider(metric).get_attribute("aria-valuetext") or "")
+            told.append(self._pass(metric, near))
             self.page.keyboard.press("Tab")
         expect(commit).to_be_focused()
         self.page.keyboard.press("Enter")
         expect(self.root.locator(".im-guess")).to_have_count(len(asked))  # a cross on each curve
         return " and ".join(told), self.root.locator(".im-outcome")
+
+    def _pass(self, metric: str, value: float | None) -> str:
+        """Press an arrow on the slider of a guess until it passed a value; return its words."""
+        slider = self.slider(metric)
+        told = slider.get_attribute("aria-valuetext") or ""
+        goes_up = value is None or to_number(told) < value
+        for _ in range(1 if value is None else MOST_PRESSES):
+            self.page.keyboard.press("ArrowRight" if goes_up else "ArrowLeft")
+            told = slider.get_attribute("aria-valuetext") or ""
+            if value is not None and (to_number(told) < value) != goes_up:
+                break
+        return told
 
     def steady_box(self, name: str) -> dict[str, float]:
         """Scroll to a slider and return its place on the page once nothing moves any more."""
@@ -146,6 +171,17 @@ class PanelOnPage:
                 seen.append(look())
             self.page.mouse.up()
         return [one for one, _ in itertools.groupby(seen)]
+
+    def throw_by_mouse(self, name: str, to_start: bool = False) -> None:
+        """Take a slider by mouse from one end to the other without a stop in between."""
+        box = self.steady_box(name)
+        middle = box["y"] + box["height"] / 2
+        ends = [box["x"] + 2, box["x"] + box["width"] - 2]
+        first, last = reversed(ends) if to_start else ends
+        self.page.mouse.move(first, middle)
+        self.page.mouse.down()
+        self.page.mouse.move(last, middle, steps=20)
+        self.page.mouse.up()
 
     def drag_each_choice(self, name: str, look: Callable[[], Seen]) -> list[list[Seen]]:
         """Drag a slider without Python once for each choice, which is taken by keyboard too.
@@ -196,8 +232,13 @@ class PanelOnPage:
 
     def known_to_python(self) -> tuple[list[Cards], list[tuple[str, dict[str, str]]]]:
         """Return the cards of all points, and the title and the words of all pictures."""
-        _, _, all_cards, pictures = self._told_by_python()
+        _, _, all_cards, pictures, _ = self._told_by_python()
         return all_cards, pictures
+
+    def right_guess(self, metric: str) -> float:
+        """Return what the kernel knows of a metric that the panel asks for."""
+        *_, right = self._told_by_python()
+        return float(right[metric])
 
     def _told_by_python(self) -> tuple[Any, ...]:
         """Run the last cell, which prints what the kernel knows of each panel."""
@@ -253,41 +294,3 @@ class PanelOnPage:
                 if not (is_beside or is_below):
                     found.append(f"{one['text']!r} and {other['text']!r} overlap")
         return found
-
-
-class BarsOnPage(PanelOnPage):
-    """A panel with named bars beside its curves."""
-
-    @property
-    def picture(self) -> Locator:
-        return self.root.locator("svg").last
-
-    def bars(self) -> list[tuple[str, str, float]]:
-        """Return name, value and length in pixels of each bar, from top to bottom."""
-        bars, texts = (self.picture.evaluate(READ_BOXES, tag) for tag in ("rect", "text"))
-        found = []
-        for bar in sorted(bars, key=lambda bar: bar["middle"]):
-            level = [text for text in texts if abs(text["middle"] - bar["middle"]) <= 3]
-            name, value = sorted(level, key=lambda text: text["left"])
-            found.append((name["text"], value["text"], bar["right"] - bar["left"]))
-        return found
-
-    def rows(self) -> dict[str, str]:
-        """Return the table beside the bars."""
-        self.root.get_by_text("The bars as a table").evaluate("node => node.parentNode.open = true")
-        table = self.root.locator("details").last.locator("tbody")
-        names, values = (table.locator(cell).all_text_contents() for cell in ("th", "td"))
-        return dict(zip(names, values, strict=True))
-
-
-def pick_every_answer(quiz: Locator) -> list[dict[str, str]]:
-    """Return for each question what is said to each answer, and whether as right or wrong."""
-    found = []
-    for question in quiz.locator("fieldset").all():
-        said = question.locator("[role=status]")
-        answers = {}
-        for answer in question.get_by_role("radio").all():
-            answer.check()
-            answers[said.text_content() or ""] = said.get_attribute("class") or ""
-        found.append(answers)
-    return found

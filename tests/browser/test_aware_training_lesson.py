@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bars_page import BarsOnPage
 from lab_page import LabPage
-from panel_page import BarsOnPage, PanelOnPage, pick_every_answer
+from panel_page import PanelOnPage
 from playwright.sync_api import expect
+from quiz_page import expect_quiz_to_answer
 
 from course_utils.gradients import FORMATS
 
@@ -160,16 +162,11 @@ def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
 
 
 def test_the_quiz_answers_every_pick(aware_training: LabPage, pictures: Path) -> None:
-    quiz = aware_training.page.get_by_role("region", name="Quantization-aware training")
-    answers = pick_every_answer(quiz)
-    assert len(answers) == 5
-    assert all(sorted(said.values()) == ["im-right", "im-wrong", "im-wrong"] for said in answers)
-    question = quiz.locator("fieldset").first
-    question.get_by_role("radio", name="Because rounding has no gradient").check()
-    expect(question.locator(".im-wrong")).to_contain_text("It has none inside the range either")
-    question.get_by_role("radio", name="moving it a little").check()
-    expect(question.locator(".im-right")).to_contain_text("stays at the end of the range")
-    quiz.screenshot(path=pictures / "03_quiz.png")
+    wrong = "Because rounding has no gradient", "It has none inside the range either"
+    right = "moving it a little", "stays at the end of the range"
+    expect_quiz_to_answer(
+        aware_training, "Quantization-aware training", wrong, right, pictures / "03_quiz.png"
+    )
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
-from lab_page import LabPage, open_page, serve_lab
-from panel_page import BarsOnPage
+from bars_page import BarsOnPage
+from lab_page import LabPage, open_cells
 from playwright.sync_api import Browser, expect
 
 from course_utils.lab import Panel
@@ -56,13 +55,8 @@ ASK_PYTHON = "print({panel._name: (panel.setting, [tuple(card) for card in panel
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabPage]:
     """Run a notebook with a panel over planted points."""
-    folder = tmp_path_factory.mktemp("bars")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(source) for source in (PLANTED + "panel", ASK_PYTHON)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "bars.ipynb")
-    with serve_lab(folder) as server, open_page(browser, server, height=1200) as page:
-        page.open("bars.ipynb")
-        page.run_all(seconds=60)
+    sources = [PLANTED + "panel", ASK_PYTHON]
+    with open_cells(browser, tmp_path_factory.mktemp("bars"), sources, height=1200) as page:
         yield page
 
 
@@ -104,14 +98,7 @@ def test_a_drag_ends_with_the_bars_of_the_point_under_the_mouse(
     shown: BarsOnPage, in_python: Panel
 ) -> None:
     shown.root.get_by_role("radio", name="one for each layer").check()
-    box = shown.steady_box("kibibytes")
-    middle = box["y"] + box["height"] / 2
-    shown.page.mouse.move(box["x"] + box["width"] - 8, middle)
-    shown.page.mouse.down()
-    for step in range(20):
-        shown.page.mouse.move(box["x"] + box["width"] * (1 - step / 20), middle)
-    shown.page.mouse.move(box["x"] + 2, middle)
-    shown.page.mouse.up()
+    shown.throw_by_mouse("kibibytes", to_start=True)
     in_python.choose(kibibytes=40, widths="one for each layer")
     assert shown.asked_of_python()[0] == in_python.setting
     assert {name: value for name, value, _ in shown.bars()} == in_python.detail.words()

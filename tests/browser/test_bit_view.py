@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
-from lab_page import LabPage, open_page, serve_lab
+from lab_page import LabPage, open_cells
 from panel_page import PanelOnPage
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -69,13 +68,7 @@ class BitsOnPage(PanelOnPage):
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabPage]:
     """Run a notebook that makes a view and changes it from Python."""
-    folder = tmp_path_factory.mktemp("bits")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "bits.ipynb")
-    with serve_lab(folder) as server, open_page(browser, server, height=1200) as page:
-        page.open("bits.ipynb")
-        page.run_all(seconds=60)
+    with open_cells(browser, tmp_path_factory.mktemp("bits"), CELLS, height=1200) as page:
         yield page
 
 

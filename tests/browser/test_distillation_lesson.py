@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bars_page import BarsOnPage
 from lab_page import LabPage
-from panel_page import BarsOnPage, Cards, PanelOnPage, pick_every_answer
+from panel_page import Cards, PanelOnPage
 from playwright.sync_api import Locator, expect
+from quiz_page import expect_quiz_to_answer
 
 from course_utils.datasets import FASHION_CLASSES
 from course_utils.distill import load_students
@@ -72,7 +74,7 @@ def level_line(chart: Locator) -> float:
     ("name", "asked", "told_as", "setting"),
     [
         (TEMPERATURE, ["mean accuracy"], "51 %", {"temperature": "T = 4", "image": SHIRT}),
-        (SIZE, ["taught", "latency"], r"51 % and \d+\.\d+ ms", {"thousand parameters": 14.5}),
+        (SIZE, ["taught", "latency"], r"51 % and [\d,]+(\.\d+)? ms", {"thousand parameters": 14.5}),
         (LAYERS, ["accuracy", "speed"], r"51 % and [\d,]+(\.\d+)? ×", {"layers": 2}),
     ],
     ids=SLIDERS,
@@ -210,7 +212,9 @@ def test_the_level_line_of_the_temperatures_is_the_mean_of_the_twins(distillatio
 def test_the_last_size_is_the_teacher_and_stands_on_its_level_line(distillation: LabPage) -> None:
     panel = show(distillation, SIZE, None, len(THOUSANDS) - 1)
     shown = {title: value for title, value, _ in panel.cards()}
-    assert shown["alone"] == shown["taught"] == shown["accuracy"]
+    assert shown["alone"] == shown["taught"]
+    counted, known = (float(shown[card].removesuffix(" %")) for card in ("accuracy", "taught"))
+    assert np.isclose(counted, known, atol=1)  # a quick look counts it on fewer images
     chart = chart_named(panel, "accuracy (%), from 86 up")
     expect(chart.get_by_text("the teacher", exact=True)).to_be_visible()
     moved = [dot.get_attribute("transform") for dot in chart.locator("g[transform]").all()]
@@ -257,16 +261,10 @@ def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
 
 
 def test_the_quiz_answers_every_pick(distillation: LabPage, pictures: Path) -> None:
-    quiz = distillation.page.get_by_role("region", name="Distillation", exact=True)
-    answers = pick_every_answer(quiz)
-    assert len(answers) == 5
-    assert all(sorted(said.values()) == ["im-right", "im-wrong", "im-wrong"] for said in answers)
-    question = quiz.locator("fieldset").first
-    question.get_by_role("radio", name="A right answer more often").check()
-    expect(question.locator(".im-wrong")).to_contain_text("The teacher itself learned from labels")
-    question.get_by_role("radio", name="Which other classes are likely").check()
-    expect(question.locator(".im-right")).to_contain_text("how near the image is to which border")
-    quiz.screenshot(path=pictures / "05_quiz.png")
+    wrong = "A right answer more often", "The teacher itself learned from labels"
+    right = "Which other classes are likely", "how near the image is to which border"
+    picture = pictures / "05_quiz.png"
+    expect_quiz_to_answer(distillation, "Distillation", wrong, right, picture)
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])

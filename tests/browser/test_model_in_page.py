@@ -3,16 +3,14 @@
 import base64
 import gzip
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pytest
-from lab_page import LabPage, open_page, serve_lab
-from panel_page import PanelOnPage
+from lab_page import LabPage, open_cells
+from model_page import READ_PIXELS, ModelOnPage
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from course_utils import web_runtime
@@ -50,10 +48,6 @@ found = [shown.compare(name) for name in models]
 print({shown.spec["name"]: (
     shown.chosen, {one.name: (one.count, one.differing) for one in found}, shown.times)})
 """
-READ_PIXELS = """canvas => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [...data].filter((_, n) => n % 4 === 0);
-}"""
 # The widget in a page without a kernel. `files` are what Python would answer.
 RENDER = """async ([source, state, files, name, views]) => {
   const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
@@ -87,87 +81,12 @@ RENDER = """async ([source, state, files, name, views]) => {
 }"""
 
 
-class ModelOnPage(PanelOnPage):
-    """A model in the page, as a learner meets it."""
-
-    @property
-    def easel(self) -> Locator:
-        return self.root.get_by_role("application")
-
-    def image(self, place: int) -> Locator:
-        return self.root.get_by_role("radio").nth(place)
-
-    def pixels(self) -> np.ndarray:
-        """Return what is on the easel, as Python would give it to a model."""
-        grey = np.array(self.easel.evaluate(READ_PIXELS), np.float32)
-        return grey.reshape(1, 1, 28, 28) / np.float32(255)
-
-    def bars(self) -> np.ndarray:
-        """Return the shares of all classes (classes, models), from the lengths of the bars."""
-        rows = self.root.locator("tbody tr").all()
-        widths = [
-            row.locator(".im-sign").evaluate_all("all => all.map((bar) => bar.style.width)")
-            for row in rows
-        ]
-        return np.array([[float(width[:-1]) / 100 for width in row] for row in widths])
-
-    def expect_what_python_says(self, widget: BrowserModel) -> None:
-        """Wait until the bars, numbers and marks are those of Python for what is on the easel."""
-        deadline = time.monotonic() + 5
-        while not self._agrees(widget):
-            assert time.monotonic() < deadline, f"{self.bars()} of {self.pixels()}"
-
-    def _agrees(self, widget: BrowserModel) -> bool:
-        answers = widget.answers_of(self.pixels())
-        in_python = np.stack([shares[0] for shares in answers.values()], 1)
-        bars = self.bars()
-        texts = self.root.locator("tbody .im-share").all_text_contents()
-        numbers = np.array([float(text.removesuffix(" %")) for text in texts]).reshape(bars.shape)
-        top = self.root.locator("tbody tr").evaluate_all(
-            "rows => rows.map((row) => [...row.cells].slice(1).map((cell) => cell.className))"
-        )
-        marked = (np.array(top) == "im-top").argmax(0)
-        return bool(
-            np.abs(bars - in_python)[:, 0].max() < 1e-4  # of fp32
-            and (bars.argmax(0) == in_python.argmax(0)).all()
-            and (marked == bars.argmax(0)).all()
-            and np.abs(numbers - 100 * bars).max() <= 0.0501
-        )
-
-    def draw(self, *lines: tuple[float, float, float, float]) -> None:
-        """Draw lines with the mouse, from and to places given in shares of the easel."""
-        self.easel.scroll_into_view_if_needed()
-        box = self.easel.bounding_box()
-        for x0, y0, x1, y1 in lines:
-            self.page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
-            self.page.mouse.down()
-            end = box["x"] + x1 * box["width"], box["y"] + y1 * box["height"]
-            self.page.mouse.move(*end, steps=5)
-            self.page.mouse.up()
-
-    def set_slider(self, name: str, value: int) -> None:
-        self.slider(name).fill(str(value))
-
-    def count(self) -> Locator:
-        """Press the button that counts and return the paragraph that says what was found."""
-        button = self.root.get_by_role("button", name="Count the accuracy on 500 images")
-        button.click()
-        expect(button).to_have_attribute("aria-disabled", "false", timeout=60_000)
-        return self.root.get_by_text("Counted in this page")
-
-
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabPage]:
     """Run a notebook with models in the page."""
-    folder = tmp_path_factory.mktemp("models")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     sources = [PLANTED + "shown", *SHOW[1:], ASK_PYTHON]
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "models.ipynb")
-    with serve_lab(folder) as server, open_page(browser, server, height=1600) as opened:
-        opened.open("models.ipynb")
-        opened.run_all(seconds=120)
-        yield opened
+    with open_cells(browser, tmp_path_factory.mktemp("models"), sources, seconds=120) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +162,19 @@ def test_images_picked_by_mouse_and_by_keyboard(
         )
         assert (shown.pixels()[0] == images[place]).all()
         shown.expect_what_python_says(in_python["shown"])
+
+
+def test_a_class_that_is_hardly_likely_is_not_called_impossible(
+    shown: ModelOnPage, in_python: dict[str, Any]
+) -> None:
+    shown.image(6).locator("xpath=..").click()
+    shown.expect_what_python_says(in_python["shown"])
+    texts = np.reshape(shown.root.locator("tbody .im-share").all_text_contents(), (-1, 2))
+    bars = shown.bars()
+    tiny = (bars > 0) & (bars < 0.0005)
+    assert tiny.any()
+    assert set(texts[tiny]) == {"< 0.1 %"}
+    assert (texts[bars >= 0.0005] != "< 0.1 %").all()
 
 
 def test_the_strip_turns_to_all_images(shown: ModelOnPage, in_python: dict[str, Any]) -> None:

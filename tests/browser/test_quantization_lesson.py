@@ -7,6 +7,7 @@ import pytest
 from lab_page import LabPage, LabServer, open_page
 from panel_page import PanelOnPage
 from playwright.sync_api import Browser, expect
+from quiz_page import expect_quiz_to_answer
 
 pytestmark = pytest.mark.browser
 
@@ -84,14 +85,7 @@ def test_the_choice_works_by_keyboard(panel: PanelOnPage) -> None:
 
 def test_a_drag_with_the_mouse_ends_where_the_mouse_is(panel: PanelOnPage) -> None:
     panel.reveal()
-    box = panel.steady_box("bits")
-    middle = box["y"] + box["height"] / 2
-    panel.page.mouse.move(box["x"] + box["width"] - 8, middle)
-    panel.page.mouse.down()
-    for step in range(20):
-        panel.page.mouse.move(box["x"] + box["width"] * (1 - step / 20), middle)
-    panel.page.mouse.move(box["x"] + 2, middle)
-    panel.page.mouse.up()
+    panel.throw_by_mouse("bits", to_start=True)
     expect(panel.root.locator("output").first).to_have_text("2 bits")
     setting, cards = panel.asked_of_python()
     assert setting["bits"] == 2
@@ -151,14 +145,7 @@ def test_the_second_panel_shows_what_python_knows_at_every_step(ranges: PanelOnP
 
 def test_a_drag_over_the_methods_ends_where_the_mouse_is(ranges: PanelOnPage) -> None:
     ranges.reveal()
-    box = ranges.steady_box("method")
-    middle = box["y"] + box["height"] / 2
-    ranges.page.mouse.move(box["x"] + 4, middle)
-    ranges.page.mouse.down()
-    for step in range(20):
-        ranges.page.mouse.move(box["x"] + box["width"] * step / 20, middle)
-    ranges.page.mouse.move(box["x"] + box["width"] - 2, middle)
-    ranges.page.mouse.up()
+    ranges.throw_by_mouse("method")
     expect(ranges.root.locator("output").first).to_have_text("entropy")
     setting, cards = ranges.asked_of_python()
     assert setting["method"] == "entropy"
@@ -215,14 +202,11 @@ def test_a_wrong_answer_gets_a_hint_and_a_right_one_is_accepted(
         expect(quantization.answer(code.format(filling))).to_contain_text(answer)
 
 
-def test_the_quiz_answers_every_pick(panel: PanelOnPage, pictures: Path) -> None:
-    quiz = panel.page.get_by_role("region", name="Quantization")
-    question = quiz.locator("fieldset").first
-    question.get_by_role("radio", name="0 to 15").check()
-    expect(question.locator(".im-wrong")).to_contain_text("That would be affine")
-    question.get_by_role("radio", name="−7 to 7").check()
-    expect(question.locator(".im-right")).to_contain_text("as many on each side")
-    quiz.screenshot(path=pictures / "02_quiz.png")
+def test_the_quiz_answers_every_pick(quantization: LabPage, pictures: Path) -> None:
+    wrong = "0 to 15", "That would be affine"
+    right = "−7 to 7", "as many on each side"
+    picture = pictures / "02_quiz.png"
+    expect_quiz_to_answer(quantization, "Quantization", wrong, right, picture, count=7)
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pytest
-from lab_page import LabPage, open_page, serve_lab
+from lab_page import LabPage, open_cells
 from panel_page import PanelOnPage
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, expect
+from roof_page import RoofOnPage
 
 from course_utils.lab import Panel
 from course_utils.lab.details import tell_detail
@@ -110,54 +110,9 @@ cells = lab.Panel(stepped, "Cell by cell", charts=["busy"], detail=cells_at)
 ASK_PYTHON = """
 print({p._name: (p.setting, [tuple(card) for card in p.cards]) for p in (roofs, cells)})
 """
-READ_LAYERS = """node => [...node.querySelectorAll(".im-layer")]
-  .filter((dot) => dot.getAttribute("visibility") === "visible")
-  .map((dot) => {
-    const { x, y, width, height } = dot.getBoundingClientRect();
-    const isSquare = dot.getAttribute("d").includes("h");
-    const side = dot.getBBox().width;
-    return { told: dot.textContent, isSquare, isOrange: dot.classList.contains("im-b"),
-      x: x + width / 2, y: y + height / 2, area: side ** 2 * (isSquare ? 1 : Math.PI / 4) };
-  })"""
 READ_ATTRIBUTES = """node => [...node.querySelectorAll("svg, svg *")]
   .flatMap((part) => [...part.attributes].map((attribute) => attribute.value))"""
 NAME_UNDER = "([x, y]) => document.elementFromPoint(x, y).querySelector('title').textContent"
-
-
-class RoofOnPage(PanelOnPage):
-    """A panel with roofs beside its curves."""
-
-    @property
-    def picture(self) -> Locator:
-        return self.root.locator("svg").last
-
-    @property
-    def menu(self) -> Locator:
-        return self.root.get_by_role("combobox", name="device")
-
-    def choose(self, device: str, network: str, format: str, images: int) -> None:
-        """Take a setting, by keyboard where there are more than two values."""
-        self.menu.focus()
-        for key in ("Home", *["ArrowDown"] * DEVICES.index(device)):
-            self.page.keyboard.press(key)
-        for name in (network, format):
-            self.root.get_by_role("radio", name=name, exact=True).check()
-        self.move("images", IMAGES.index(images))
-
-    def layers(self) -> dict[str, dict[str, Any]]:
-        """Return what is drawn of each layer, by its name."""
-        drawn = self.picture.evaluate(READ_LAYERS)
-        return {layer["told"].split(":")[0]: layer for layer in drawn}
-
-    def lines(self, chart: str) -> dict[str, bool]:
-        """Return for each line of a chart whether it is pale, by what it tells a pointer."""
-        groups = self.root.get_by_role("img", name=chart, exact=True).locator("g:has(.im-line)")
-        pairs = groups.evaluate_all(
-            "all => all.map((g) => [g.querySelector('title').textContent,"
-            " g.classList.contains('im-faint')])"
-        )
-        assert len(pairs) == len(dict(pairs))
-        return dict(pairs)
 
 
 IMAGES = [1, 4, 16, 64]
@@ -173,20 +128,14 @@ EVERYTHING = [
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabPage]:
     """Run a notebook with panels over planted points."""
-    folder = tmp_path_factory.mktemp("roofs")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    sources = (PLANTED + "roofs", "cells", ASK_PYTHON)
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "roofs.ipynb")
-    with serve_lab(folder) as server, open_page(browser, server, height=1600) as page:
-        page.open("roofs.ipynb")
-        page.run_all(seconds=60)
+    sources = [PLANTED + "roofs", "cells", ASK_PYTHON]
+    with open_cells(browser, tmp_path_factory.mktemp("roofs"), sources) as page:
         yield page
 
 
 @pytest.fixture
 def roofs(lab: LabPage) -> RoofOnPage:
-    shown = RoofOnPage(lab, "Under the roof")
+    shown = RoofOnPage(lab, "Under the roof", "images", IMAGES)
     shown.reveal()
     return shown
 
@@ -205,7 +154,7 @@ def in_python() -> dict[str, Any]:
 
 
 def test_a_guess_is_set_beside_what_was_computed(lab: LabPage, in_python: dict[str, Any]) -> None:
-    panel = RoofOnPage(lab, "Under the roof")
+    panel = RoofOnPage(lab, "Under the roof", "images", IMAGES)
     told, outcome = panel.guess("latency")
     found = in_python["roofs"].cards[0].value
     expect(outcome).to_have_text(
@@ -245,7 +194,7 @@ def test_the_layers_are_those_of_the_chosen_point(
         for name, (intensity, rate, share) in roof.layers.items():
             layer = drawn[name]
             is_right = intensity >= roof.ridge
-            assert layer["isSquare"] == layer["isOrange"] == is_right
+            assert layer["is_square"] == layer["is_orange"] == is_right
             side = "arithmetic" if is_right else "memory"
             assert layer["told"].endswith(f" % of the time, bound by {side}")
             assert layer["area"] == pytest.approx(np.pi * (2**2 + 22**2 * share), rel=0.01)
@@ -287,7 +236,7 @@ def test_a_pointer_on_a_layer_is_told_its_name(roofs: RoofOnPage) -> None:
 @pytest.mark.parametrize("chart", CHARTS)
 def test_of_many_lines_only_the_near_ones_are_drawn(roofs: RoofOnPage, chart: str) -> None:
     for own in (("card", "small", "fp16"), ("laptop", "large", "fp8"), ("board", "small", "fp16")):
-        roofs.choose(*own, images=4)
+        roofs.choose(*own, 4)
         others = [(device, *own[1:]) for device in DEVICES if device != own[0]]
         others.append((own[0], {"small": "large", "large": "small"}[own[1]], own[2]))
         others.append((*own[:2], {"fp16": "fp8", "fp8": "fp16"}[own[2]]))

@@ -725,7 +725,7 @@ def test_curves_shown_without_a_guess_are_no_prediction(guessing):
 def test_a_message_measures_the_chosen_point_again(panel, planted):
     before = planted.point(bits=4, scheme="per tensor")
     panel.choose(bits=4, scheme="per tensor")
-    send(panel, do="measure")
+    send(panel, do="measure", chosen=panel.chosen)
     assert not panel.again["busy"]
     text = panel.again["text"]
     assert "4 bits, per tensor" in text
@@ -741,6 +741,31 @@ def test_a_message_measures_the_chosen_point_again(panel, planted):
     assert panel.cards == make_cards(before, planted.baseline, TITLES)  # the sweep stays as it was
 
 
+def test_the_page_names_the_setting_that_it_wants_measured(panel, planted):
+    panel.choose(bits=8, scheme="per channel")
+    send(panel, do="measure", chosen=[0, 1])  # its last change may come after this
+    asked = {
+        knob: values[at] for (knob, values), at in zip(planted.knobs.items(), [0, 1], strict=True)
+    }
+    assert describe_setting(asked) in panel.again["text"]
+    assert panel.again["index"] == planted.points.index(planted.point(**asked))
+    assert panel.setting == {"bits": 8, "scheme": "per channel"}
+
+
+def test_measured_again_are_the_knobs_named_and_the_others_as_chosen(panel, planted):
+    panel.choose(bits=8, scheme="per tensor")
+    panel.measure_again(bits=4)
+    measured = planted.points[panel.again["index"]].setting
+    assert measured == {"bits": 4, "scheme": "per tensor"}
+
+
+def test_what_the_sweep_lacks_cannot_be_measured_again(panel):
+    with pytest.raises(ValueError, match="1000"):
+        panel.measure_again(bits=1000)
+    assert "1000" in panel.again["text"]
+    assert not panel.again["busy"]
+
+
 def test_while_it_measures_the_panel_says_so(panel):
     said = []
     panel.observe(lambda change: said.append(change["new"]), "again")
@@ -753,7 +778,7 @@ def test_while_a_cell_is_running_nothing_is_timed(panel, monkeypatch):
     built = []
     monkeypatch.setattr(Sweep, "measure_again", lambda *_, **setting: built.append(setting))
     panel._cell._running = True
-    send(panel, do="measure")
+    send(panel, do="measure", chosen=panel.chosen)
     assert built == []
     assert "A cell is running" in panel.again["text"]
     assert not panel.again["busy"]
@@ -784,7 +809,9 @@ def test_an_exception_while_measuring_again_is_shown(planted):
     assert "the kernel went away" in panel.again["text"]
     assert not panel.again["busy"]
     panel.again = {}
-    send(panel, do="measure")  # the button works again, and a message ends no kernel
+    send(
+        panel, do="measure", chosen=panel.chosen
+    )  # the button works again, and a message ends no kernel
     assert "the kernel went away" in panel.again["text"]
 
 

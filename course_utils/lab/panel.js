@@ -112,7 +112,7 @@ function render({ model, el }) {
       noAnswer = setTimeout(() => {
         status.textContent = "Python does not answer: it is busy, or this cell has to be run first.";
       }, 4000);
-      model.send({ do: "measure" });
+      model.send({ do: "measure", chosen: model.get("chosen") }); // it may overtake the last change
     });
     const answer = () => {
       const { text, busy } = model.get("again");

@@ -113,8 +113,7 @@ class Panel(anywidget.AnyWidget):
     @property
     def setting(self) -> dict[str, Any]:
         """The chosen value of each knob."""
-        knobs = self._sweep.knobs
-        return {knob: knobs[knob][i] for knob, i in zip(knobs, self.chosen, strict=True)}
+        return self._setting(self.chosen)
 
     @property
     def cards(self) -> list[Card]:
@@ -161,11 +160,14 @@ class Panel(anywidget.AnyWidget):
             + " (computed)" * (not self._sweep.experiment.is_measured),
         )
 
-    def measure_again(self) -> None:
-        """Measure the chosen setting afresh and show it beside what was measured before.
+    def measure_again(self, **setting: Any) -> None:
+        """Measure a setting afresh and show it beside what was measured before.
+
+        Args:
+            setting: Values of knobs; those of the others are the chosen ones.
 
         Raises:
-            ValueError: The points were computed.
+            ValueError: The points were computed, or there is no such setting.
         """
         if not self._sweep.experiment.is_measured:
             raise ValueError(
@@ -178,7 +180,7 @@ class Panel(anywidget.AnyWidget):
         if not self._measuring.acquire(blocking=False):
             return
         try:
-            before = self._sweep.point(**self.setting)
+            before = self._sweep.point(**{**self.setting, **setting})
             self.again = {"busy": True, "text": f"Measuring {describe_setting(before.setting)} …"}
             now = self._sweep.measure_again(**before.setting)
             shown = [
@@ -252,12 +254,16 @@ class Panel(anywidget.AnyWidget):
 
     def _receive(self, _: Any, content: dict[str, Any], __: Any) -> None:
         if content.get("do") == "measure":
-            self.measure_again()
+            self.measure_again(**self._setting(content["chosen"]))
         elif content.get("do") == "guess":
             self.commit(**{metric: float(content[metric]) for metric in self._asked})
 
     def _say(self, text: str, **numbers: Any) -> None:
         self.again = {"busy": False, "text": text, **numbers}
+
+    def _setting(self, indices: Sequence[int]) -> dict[str, Any]:
+        knobs = self._sweep.knobs
+        return {knob: knobs[knob][i] for knob, i in zip(knobs, indices, strict=True)}
 
     def _indices(self, setting: dict[str, Any]) -> list[int]:
         return [values.index(setting[knob]) for knob, values in self._sweep.knobs.items()]

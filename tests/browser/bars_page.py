@@ -13,7 +13,7 @@ class BarsOnPage(PanelOnPage):
 
     def bars(self) -> list[tuple[str, str, float]]:
         """Return name, value and length in pixels of each bar, from top to bottom."""
-        bars, texts = (self.picture.evaluate(READ_BOXES, tag) for tag in ("rect", "text"))
+        _, bars, texts = self.picture.evaluate(READ_BOXES, ["rect", "text"])
         found = []
         for bar in sorted(bars, key=lambda bar: bar["middle"]):
             level = [text for text in texts if abs(text["middle"] - bar["middle"]) <= 3]

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab_page import LabPage, LabServer, open_browser, open_page, serve_lab, strip
+from lab_page import PATIENCE_MS, LabPage, LabServer, open_browser, open_page, serve_lab, strip
 from playwright.sync_api import Browser, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-PATIENCE_MS = 20_000  # on a slow machine where other tests run too; a test that passes never waits
 ASK_PYTHON = """
 def tell_panels():  # in a function, so that no name of a lesson is taken
     panels = [value for value in globals().values() if isinstance(value, lab.Panel)]

@@ -4,6 +4,7 @@ import re
 import time
 
 import numpy as np
+from lab_page import PATIENCE_MS
 from panel_page import PanelOnPage, to_number
 from playwright.sync_api import Locator, expect
 
@@ -47,7 +48,7 @@ class ModelOnPage(PanelOnPage):
         answers = widget.answers_of(self.pixels())
         near = [NEAR[name] for name in answers]
         in_python = np.stack([shares[0] for shares in answers.values()], 1)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_MS / 1000
         while not self._is_near(in_python, near):
             assert time.monotonic() < deadline, f"{self.bars()} is not {in_python}"
 
@@ -64,8 +65,7 @@ class ModelOnPage(PanelOnPage):
 
     def draw(self, *lines: Line) -> None:
         """Draw lines with the mouse."""
-        self.easel.scroll_into_view_if_needed()
-        box = self.easel.bounding_box()
+        box = self.steady_box(self.easel)
         for x0, y0, x1, y1 in lines:
             self.page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
             self.page.mouse.down()

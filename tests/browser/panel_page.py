@@ -12,23 +12,28 @@ from axe_playwright_python.sync_playwright import Axe
 from lab_page import LabPage
 from playwright.sync_api import Locator, expect
 
+from course_utils.measure.timing_lock import PATIENCE_S
+
 Cards = list[tuple[str, str, str]]  # title, value and note of each
 Seen = TypeVar("Seen")
 
-READ_BOXES = """(node, tag) => [...node.querySelectorAll(tag)].map((part) => {
-  const {left, right, top, bottom} = part.getBoundingClientRect();
-  return {left, right, top, bottom, middle: (top + bottom) / 2, text: part.textContent};
-})"""
+READ_BOXES = """(node, tags) => {
+  const box = (part) => {
+    const {left, right, top, bottom} = part.getBoundingClientRect();
+    return {left, right, top, bottom, middle: (top + bottom) / 2, text: part.textContent};
+  };
+  return [box(node), ...tags.map((tag) => [...node.querySelectorAll(tag)].map(box))];
+}"""  # at once, since a page may move between two reads
 READ_KNOBS = """node => {
   const knobs = [...node.querySelectorAll("fieldset.im-knob, .im-knob:has(select)")];
   const name = (knob) => knob.querySelector("legend, label").textContent;
   const values = (knob) => [...knob.querySelectorAll("label:has(input), option")];
   return knobs.map((knob) => [name(knob), values(knob).map((value) => value.textContent)]);
 }"""
-READ_FRAME = "node => node.getBoundingClientRect().toJSON()"
 LEAST_LETTER = 10  # pixels from the top of a line of text to its bottom
 NONE = "–"  # instead of a value that is not there
 MOST_PRESSES = 200  # from the middle of the slider of a guess to its end, at least
+MEASURING_MS = 1000 * (PATIENCE_S + 60)  # it may wait until others have measured
 MOVES = 6  # of the mouse from one stop of a slider to the next
 
 
@@ -50,7 +55,7 @@ class PanelOnPage:
 
     def reveal(self) -> None:
         """Have the curves shown, if the panel still asks for a guess."""
-        expect(self.root.locator("form, .im-cards")).to_be_visible(timeout=10_000)
+        expect(self.root.locator("form, .im-cards")).to_be_visible()
         if self.root.locator("form").count():
             self.root.get_by_role("button", name="Show me").click()
         expect(self.root.locator(".im-cards")).to_be_visible()
@@ -128,13 +133,13 @@ class PanelOnPage:
                 break
         return told
 
-    def steady_box(self, name: str) -> dict[str, float]:
-        """Scroll to a slider and return its place on the page once nothing moves any more."""
+    def steady_box(self, part: Locator) -> dict[str, float]:
+        """Scroll to a part and return its place on the page once nothing moves any more."""
         last, box = None, None
         while box is None or box != last:
-            self.slider(name).scroll_into_view_if_needed()
+            part.scroll_into_view_if_needed()
             self.page.wait_for_timeout(300)
-            last, box = box, self.slider(name).bounding_box()
+            last, box = box, part.bounding_box()
         return dict(box)
 
     def drag_without_python(self, name: str, look: Callable[[], Seen]) -> list[Seen]:
@@ -160,7 +165,7 @@ class PanelOnPage:
             What ``look`` returned on the way, each time that it was something else than before.
         """
         moves = MOVES * int(self.slider(name).get_attribute("max") or 0)
-        box = self.steady_box(name)
+        box = self.steady_box(self.slider(name))
         left, width, middle = box["x"] + 2, box["width"] - 4, box["y"] + box["height"] / 2
         self.page.mouse.move(left, middle)
         seen = []
@@ -174,7 +179,7 @@ class PanelOnPage:
 
     def throw_by_mouse(self, name: str, to_start: bool = False) -> None:
         """Take a slider by mouse from one end to the other without a stop in between."""
-        box = self.steady_box(name)
+        box = self.steady_box(self.slider(name))
         middle = box["y"] + box["height"] / 2
         ends = [box["x"] + 2, box["x"] + box["width"] - 2]
         first, last = reversed(ends) if to_start else ends
@@ -205,11 +210,20 @@ class PanelOnPage:
         seen = self.drag_each_choice(name, self.cards)
         return seen, [all_cards[place :: len(seen)] for place in range(len(seen))]
 
-    def measure_again(self, seconds: float = 60) -> Locator:
+    def ask_to_measure_again(self) -> None:
+        """Press the button by keyboard."""
+        self.root.get_by_role("button", name="Measure this point again").focus()
+        self.page.keyboard.press("Enter")
+
+    def measure_again(self) -> Locator:
         """Have the chosen point measured again; return what the panel says when it is done."""
-        self.root.get_by_role("button", name="Measure this point again").click()
+        self.ask_to_measure_again()
+        return self.measured_again()
+
+    def measured_again(self) -> Locator:
+        """Wait until a point was measured again; return what the panel says."""
         status = self.root.locator(".im-buttons [role=status]")
-        expect(status).to_contain_text("Measured again at", timeout=1000 * seconds)
+        expect(status).to_contain_text("Measured again at", timeout=MEASURING_MS)
         return status
 
     def cards(self) -> Cards:
@@ -221,26 +235,26 @@ class PanelOnPage:
         return found
 
     def asked_of_python(self) -> tuple[dict[str, Any], Cards]:
-        """Return the setting and the cards as the kernel knows them."""
+        """Return the setting and the cards as the kernel knows them after the last change."""
         setting, cards, *_ = self._told_by_python()
         return setting, cards
 
-    def settled_in_python(self) -> tuple[dict[str, Any], Cards]:
-        """Return the same when the kernel has heard of the last step of a drag."""
-        self.asked_of_python()  # the page sends its last step when the first one was answered
-        return self.asked_of_python()
-
     def known_to_python(self) -> tuple[list[Cards], list[tuple[str, dict[str, str]]]]:
         """Return the cards of all points, and the title and the words of all pictures."""
-        _, _, all_cards, pictures, _ = self._told_by_python()
+        _, _, all_cards, pictures, _ = self._ask_python()
         return all_cards, pictures
 
     def right_guess(self, metric: str) -> float:
         """Return what the kernel knows of a metric that the panel asks for."""
-        *_, right = self._told_by_python()
+        *_, right = self._ask_python()
         return float(right[metric])
 
     def _told_by_python(self) -> tuple[Any, ...]:
+        """Return what the kernel knows of the panel after the last change on the page."""
+        self._ask_python()  # of quick changes the page sends the last when the first is answered
+        return self._ask_python()
+
+    def _ask_python(self) -> tuple[Any, ...]:
         """Run the last cell, which prints what the kernel knows of each panel."""
         cell = self.page.locator(".jp-CodeCell").last
         before = cell.locator(".jp-InputPrompt").text_content()
@@ -270,19 +284,21 @@ class PanelOnPage:
         """Return what is tiny, cut off or covered in a page so many pixels wide; keep a picture."""
         size = self.page.viewport_size
         self.page.set_viewport_size({"width": width, "height": 1400})
-        self.photograph(picture)
-        found = self.unreadable_texts()
-        if not self.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1"):
-            found.append("the panel is cut off")
-        self.page.set_viewport_size(size or {"width": 1280, "height": 1400})
+        try:
+            self.photograph(picture)
+            found = self.unreadable_texts()
+            if not self.root.evaluate("node => node.scrollWidth <= node.clientWidth + 1"):
+                found.append("the panel is cut off")
+        finally:
+            self.page.set_viewport_size(size or {"width": 1280, "height": 1400})
         return found
 
     def unreadable_texts(self) -> list[str]:
         """Return the texts in charts and pictures that are tiny, cut off or on top of another."""
         found = []
         for picture in self.root.locator("svg").all():
-            frame = picture.evaluate(READ_FRAME)
-            texts = [text for text in picture.evaluate(READ_BOXES, "text") if text["text"]]
+            frame, found_texts = picture.evaluate(READ_BOXES, ["text"])
+            texts = [text for text in found_texts if text["text"]]
             for text in texts:
                 if text["bottom"] - text["top"] < LEAST_LETTER:
                     found.append(f"{text['text']!r} is too small")

@@ -84,7 +84,7 @@ def test_a_drag_needs_no_python_and_shows_what_it_knows(aware_training: LabPage,
     assert seen == known
     assert len(seen) == len(CHOICES[name])
     assert all(len(set(map(tuple, drag))) > len(drag) / 2 for drag in seen)  # the knob changes them
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     assert list(setting.values()) == [LAST[name], CHOICES[name][-1]]
     assert cards == seen[-1][-1]
 

@@ -99,7 +99,7 @@ def test_a_drag_needs_no_python_and_shows_what_it_knows(distillation: LabPage, n
     assert seen == known
     assert len(seen) == (2 if name == TEMPERATURE else 1)
     assert all(len(set(map(tuple, drag))) == len(STOPS[name]) for drag in seen)
-    assert panel.settled_in_python() == (LAST[name], seen[-1][-1])
+    assert panel.asked_of_python() == (LAST[name], seen[-1][-1])
 
 
 @EACH_PANEL
@@ -110,7 +110,7 @@ def test_a_mouse_takes_the_slider_past_every_stop(distillation: LabPage, name: s
     stop = panel.root.locator("output").first
     seen = panel.drag_by_mouse(SLIDERS[name], lambda: (stop.text_content(), panel.cards()))
     assert seen == list(zip(STOPS[name], all_cards[:: len(choices)], strict=True))
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     assert setting == {**LAST[name], **({"image": SHIRT} if name == TEMPERATURE else {})}
     assert cards == seen[-1][1]
 
@@ -235,7 +235,7 @@ def test_a_student_is_measured_again(
     distillation: LabPage, name: str, choice: str | None, setting: str, metrics: list[str]
 ) -> None:
     panel = show(distillation, name, choice, 1)
-    status = panel.measure_again(seconds=180)
+    status = panel.measure_again()
     expect(status).to_contain_text(f"{setting}: {metrics[0]}")
     expect(status).to_contain_text(re.compile(rf"{metrics[0]} ([\d.]+ %) \(before \1\)"))
     for metric in metrics[1:]:

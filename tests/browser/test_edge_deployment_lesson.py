@@ -202,7 +202,7 @@ def test_a_walk_needs_no_python_and_shows_what_it_knows(
         seen = panel.walk(panel.cards)
         assert seen == all_cards[place :: len(settings)], taken
         assert len(set(map(tuple, seen))) > 1, taken  # the knob changes them
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     assert [setting[knob] for knob in panel.others()] == list(taken)
     assert cards == seen[-1]
 
@@ -216,7 +216,7 @@ def test_a_mouse_takes_the_knob_past_every_stop(edge_deployment: LabPage, name: 
     seen = panel.walk_by_mouse(lambda: (panel.stop(), panel.cards()))
     stops = [one.name for one in DEVICES] if name == FITS else list_runtimes()
     assert seen == list(zip(stops, all_cards[:: len(settings)], strict=True))
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     assert [*setting.values()] == [stops[-1], *settings[0]]
     assert cards == seen[-1][1]
 
@@ -349,12 +349,13 @@ def test_runtimes_agree_in_fp32_and_nearly_in_int8(side_by_side: WordsOnPage) ->
     for name, numbers in told.items():
         assert numbers["agreement"] >= (99.9 if name.endswith("fp32") else 97), name
         apart = abs(numbers["accuracy"] - told["PyTorch, fp32"]["accuracy"])
-        assert apart <= 100.1 - numbers["agreement"], name  # both are rounded
+        differing = 100 - numbers["agreement"]
+        assert apart <= differing + 0.151, name  # all three are rounded to a tenth
 
 
 def test_a_runtime_is_measured_again(side_by_side: WordsOnPage) -> None:
     side_by_side.stand_at(ALWAYS.index("ORT, int8"))
-    status = side_by_side.measure_again(seconds=120)
+    status = side_by_side.measure_again()
     expect(status).to_contain_text("ORT, int8")
     expect(status).to_contain_text(re.compile(r"latency [\d.]+ ms \(before [\d.]+ ms\)"))
     expect(status).to_contain_text(re.compile(r"accuracy ([\d.]+ %) \(before \1\)"))
@@ -389,7 +390,7 @@ def test_500_images_get_the_classes_of_python(
     edge_deployment.page.keyboard.press("Control+Enter")
     output = compared.locator(".jp-OutputArea-output").first
     for name, run in in_python._models.items():
-        expect(output).to_contain_text(re.compile(rf"{name}: .*\d+ of {COUNT}"), timeout=15_000)
+        expect(output).to_contain_text(re.compile(rf"{name}: .*\d+ of {COUNT}"))
         same = int(re.search(rf"{name}: .*?(\d+) of {COUNT}", output.text_content() or "")[1])
         assert same / COUNT >= 0.999, name
         right = int((run(split.images).argmax(1) == split.labels).sum())
@@ -461,7 +462,7 @@ def test_an_answer_about_exports_gets_a_hint_and_a_right_one_is_accepted(
     name = re.findall(r"def (\w+)", wrong)[0]
     expect(edge_deployment.answer(wrong)).to_contain_text(hint)
     said = edge_deployment.answer(read_solution(LESSON, name))
-    expect(said).to_contain_text(praise, timeout=30_000)  # the cure is exported
+    expect(said).to_contain_text(praise, timeout=60_000)  # the cure is exported
 
 
 def test_the_quiz_answers_every_pick(edge_deployment: LabPage, pictures: Path) -> None:

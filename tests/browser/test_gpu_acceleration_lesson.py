@@ -127,7 +127,7 @@ def test_a_drag_needs_no_python_and_shows_what_it_knows(
         assert seen == cards_along(all_cards, others, *taken), taken
         if seen[0][0][1] != NONE:
             assert len(set(map(tuple, seen))) > 1, taken  # the knob changes them
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     assert [setting[knob] for knob in others] == list(taken)
     assert cards == seen[-1]
 
@@ -144,7 +144,7 @@ def test_a_mouse_takes_the_slider_past_every_stop(gpu_acceleration: LabPage, nam
     stop = panel.root.locator("output").first
     seen = panel.drag_by_mouse(SLIDERS[name], lambda: (stop.text_content(), panel.cards()))
     assert [cards for _, cards in seen] == cards_along(all_cards, others, *taken)
-    setting, cards = panel.settled_in_python()
+    setting, cards = panel.asked_of_python()
     last = setting.pop(SLIDERS[name])
     assert list(setting.values()) == taken
     assert re.search(rf"\b{last}\b", seen[-1][0])
@@ -308,7 +308,7 @@ def test_a_point_is_measured_again(
     panel.take("network", "ResNet-8")
     panel.move(SLIDERS[name], 1)
     stop = panel.root.locator("output").first.text_content() or ""
-    status = panel.measure_again(seconds=180)
+    status = panel.measure_again()
     expect(status).to_contain_text(stop)
     expect(status).to_contain_text("ResNet-8")
     for metric in metrics:

@@ -330,10 +330,8 @@ def test_it_works_while_python_is_held_still(shown: ModelOnPage, in_python: dict
         shown.image(8).locator("xpath=..").click()
         shown.expect_what_python_says(in_python["shown"])
         shown.count()
-        expect(reply).to_be_visible(timeout=10_000)
-    expect(shown.root.get_by_text("Compared with Python on the same files:")).to_be_visible(
-        timeout=10_000
-    )
+        expect(reply).to_be_visible()
+    expect(shown.root.get_by_text("Compared with Python on the same files:")).to_be_visible()
 
 
 def test_the_page_stays_alive_while_it_counts(shown: ModelOnPage) -> None:
@@ -405,11 +403,11 @@ def test_when_the_kernel_is_gone_the_page_goes_on(
 ) -> None:
     lab.page.get_by_role("menuitem", name="Kernel", exact=True).click()
     lab.page.get_by_text("Shut Down Kernel", exact=True).click()
-    expect(lab.page.get_by_text(re.compile(r"No Kernel")).first).to_be_visible(timeout=15_000)
+    expect(lab.page.get_by_text(re.compile(r"No Kernel")).first).to_be_visible()
     shown.image(9).locator("xpath=..").click()
     shown.expect_what_python_says(in_python["shown"])
     expect(shown.count()).to_contain_text("of 500 right")
-    expect(shown.root.get_by_text("Python does not answer")).to_be_visible(timeout=10_000)
+    expect(shown.root.get_by_text("Python does not answer")).to_be_visible()
     assert lab.errors == []
 
 
@@ -532,7 +530,7 @@ def test_a_widget_whose_kernel_died_holds_up_no_other(
     shown = render(bare, state, files, "living")
     expect(shown.get_by_text("Everything is in this page now")).to_be_visible(timeout=30_000)
     assert bare.evaluate("asked") == {"lost": [True], "living": [False, True]}
-    expect(lost).to_contain_text("Python does not answer yet", timeout=10_000)
+    expect(lost).to_contain_text("Python does not answer yet")
 
 
 def test_a_request_to_another_server_is_counted(bare: Page, in_python: dict[str, Any]) -> None:

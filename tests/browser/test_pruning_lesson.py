@@ -90,7 +90,7 @@ def test_a_drag_needs_no_python_and_shows_what_it_knows(pruning: LabPage, name: 
     assert seen == known
     assert len(seen) == (1 if name == LANGUAGE else 2)
     assert all(len(set(map(tuple, drag))) > len(drag) / 2 for drag in seen)  # the knob changes them
-    assert panel.settled_in_python() == (LAST[name], seen[-1][-1])
+    assert panel.asked_of_python() == (LAST[name], seen[-1][-1])
 
 
 def test_who_runs_the_zeros_changes_time_and_bytes_and_nothing_else(pruning: LabPage) -> None:
@@ -129,7 +129,7 @@ def test_the_dense_runtime_takes_no_notice_of_zeros(pruning: LabPage) -> None:
 
 def test_the_sparse_kernel_is_measured_again(pruning: LabPage) -> None:
     panel = show(pruning, ZEROS, SPARSE, 4)
-    status = panel.measure_again(seconds=120)
+    status = panel.measure_again()
     expect(status).to_contain_text("90 % of zeros, sparse kernel: accuracy")
     for metric in ("one-shot", "latency", "size"):
         expect(status).to_contain_text(re.compile(rf"{metric} [\d.]+ \S+ \(before [\d.]+ \S+\)"))

@@ -176,7 +176,7 @@ def test_the_menu_moves_by_keyboard_and_python_follows(
         expect(roofs.menu).to_be_focused()
         panel.choose(device=device)
         assert roofs.cards() == [tuple(card) for card in panel.cards]
-    setting, cards = roofs.settled_in_python()
+    setting, cards = roofs.asked_of_python()
     assert setting["device"] == "large card"
     assert cards == roofs.cards()
 

@@ -809,9 +809,8 @@ def test_an_exception_while_measuring_again_is_shown(planted):
     assert "the kernel went away" in panel.again["text"]
     assert not panel.again["busy"]
     panel.again = {}
-    send(
-        panel, do="measure", chosen=panel.chosen
-    )  # the button works again, and a message ends no kernel
+    # The button works again, and a message ends no kernel.
+    send(panel, do="measure", chosen=panel.chosen)
     assert "the kernel went away" in panel.again["text"]
 
 

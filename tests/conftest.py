@@ -1,6 +1,7 @@
 """Shared by the tests: folders of their own, and data and models small enough to be quick."""
 
 import dataclasses
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,10 @@ HERE = Path(__file__).parent
 # The same examples on every run and every machine, and no limit on how long one may take.
 settings.register_profile("course", deadline=None, derandomize=True, database=None)
 settings.load_profile("course")
+
+# Started in the background of a script one inherits that Ctrl-C is ignored, and hands it on.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def uses_the_environment(path: Path) -> bool:

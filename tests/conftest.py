@@ -35,6 +35,11 @@ def uses_the_environment(path: Path) -> bool:
     return HERE / "browser" in path.parents
 
 
+def pytest_collectstart() -> None:
+    """Draw the same weights for the layers that a file of tests makes when it is imported."""
+    torch.manual_seed(0)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Draw the same weights whichever tests ran before, before even the fixtures are made."""

@@ -347,7 +347,8 @@ def test_a_network_of_many_zeros_makes_a_small_file(tmp_path):
         model = prune.prune_weights(ResNet8(32), sparsity)
         prune.save_pruned(model, file, "resnet8_w32_fashion", {"recipe": "none"})
         again = prune.read_pruned(file.read_bytes())
-        assert count_zeros(again) == count_zeros(model)
+        # of random weights a few may be too small for the 16 bits of the file
+        assert count_zeros(model) <= count_zeros(again) <= count_zeros(model) + 20
         sizes.append(file.stat().st_size)
     weights = count_weights(ResNet8(32))
     assert sizes[0] - sizes[1] == pytest.approx(weights * (2 - 0.1 * 2 - 1 / 8), rel=0.01)

@@ -316,7 +316,8 @@ def test_sums_of_integers_with_their_bias_are_the_layer(tiny_mlp):
     bias = quantize_bias(layer.bias.detach(), x.scale.item(), weight)
     sums = (x.integers - x.zero_point).long() @ weight.integers.long().T + bias.integers
     real = x.dequantize().double() @ weight.dequantize().double().T + layer.bias.double()
-    assert ((bias.scale * sums - real).abs() <= 0.501 * bias.scale).all()
+    # half a step by the rounding of the bias, and float32 has seven digits for 200,000 steps
+    assert ((bias.scale * sums - real).abs() <= 0.55 * bias.scale).all()
 
 
 @pytest.mark.parametrize(

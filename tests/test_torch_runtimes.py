@@ -258,6 +258,36 @@ def test_code_that_was_found_in_the_cache_is_told(tiny_mlp, images, monkeypatch,
     assert runner.remark.endswith("(found in PyTorch's cache)") == bool(hits)
 
 
+COMPILE_IN_A_PROCESS = """
+import numpy as np, torch
+from course_utils import models, runtimes
+torch.manual_seed(0)
+model = models.MLP([144, 64, 10])
+images = np.random.default_rng(0).random((40, 1, 12, 12), np.float32)
+compiled, eager = (
+    build(model, images) for build in (runtimes.build_compiled, runtimes.build_eager)
+)
+print(compiled.remark)
+print(np.allclose(compiled(images), eager(images), rtol=1e-4, atol=1e-5))
+"""
+
+
+def test_code_for_another_processor_is_not_found_in_the_cache(tmp_path):
+    """As where the folder of the cache moves to a processor that has no wide vectors."""
+    told = []
+    for processor in ({}, {"ATEN_CPU_CAPABILITY": "default"}):
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **processor}
+        found = subprocess.run(
+            [sys.executable, "-c", COMPILE_IN_A_PROCESS],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        remark, is_right = found.stdout.splitlines()
+        assert is_right == "True", processor
+        told.append("found in PyTorch's cache" in remark)
+    assert told == [False, False]
+
+
 @pytest.mark.parametrize("batches", [(), (0,), (1, -2)])
 def test_batches_of_nothing_are_not_compiled(tiny_mlp, images, batches):
     with pytest.raises(ValueError, match="Give at least one batch, of at least one image"):

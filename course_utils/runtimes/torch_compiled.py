@@ -8,6 +8,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def build_compiled(
     def run(batch: np.ndarray) -> np.ndarray:
         if len(batch) in first_call_s:
             return call(batch)
-        with _explained():
+        with _explained(), _kept_for_this_processor():
             start = time.perf_counter()
             logits = call(batch)
         first_call_s.setdefault(len(batch), time.perf_counter() - start)
@@ -105,6 +106,19 @@ def _count_found() -> int:
     from torch._dynamo.utils import counters
 
     return int(counters["inductor"]["fxgraph_cache_hit"])
+
+
+@contextlib.contextmanager
+def _kept_for_this_processor() -> Iterator[None]:
+    """Let PyTorch's cache tell apart what was compiled for processors of other instructions.
+
+    Its key does not name them: code for AVX-512, found and built for AVX2, gives wrong logits. A
+    cache gets there when a container or the disk of a machine moves to another processor.
+    """
+    config: Any = torch.compiler.config
+    instructions = torch.backends.cpu.get_cpu_capability()
+    with config.patch(cache_key_tag=f"{config.cache_key_tag} {instructions}".strip()):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Sweeps over batches: latency, throughput and memory, each beside the smallest batch."""
 
+import functools
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from course_utils import devices, runtimes, sweep
-from course_utils.measure import Measurement, measured_now
+from course_utils.measure import Measurement, compare, measured_now
 from course_utils.measure.memory import InferenceMemory
 from course_utils.sweep import batches as module
 from course_utils.sweep.batches import BATCH
@@ -174,7 +175,7 @@ def test_with_and_without_memory_are_two_sweeps(measure, planted_memory):
 
 
 def test_a_point_without_memory_can_be_measured_again(measure, planted_memory, monkeypatch):
-    monkeypatch.setattr(sweep.sweep, "AGAIN_LIMIT_S", 0.2)
+    monkeypatch.setattr(sweep.sweep, "compare", functools.partial(compare, rounds=2))
     measured = measure(with_memory=False, rounds=2)
     again = measured.measure_again(**{BATCH: 4, "kind": "fast"})
     assert planted_memory == []

@@ -64,7 +64,7 @@ def test_every_layer_is_found(request, images, name, bits, size, kind):
         assert 0 < layer.latency.low <= layer.latency.value <= layer.latency.high
         assert layer.flop_per_byte == flop / layer.bytes_moved
         assert layer.gflop_per_s == pytest.approx(flop / layer.latency.value / 1e6)
-    assert times.overhead_ms > 0
+    assert times.overhead_ms >= 0
     milliseconds = list(times.others_ms.values())
     assert milliseconds == sorted(milliseconds, reverse=True)
 

@@ -18,7 +18,7 @@ from course_utils.measure.memory import (
 )
 from course_utils.runtimes import onnx_runtime
 
-MIB = 2**20
+ROOM = 4 * 2**20  # for pages that the system reads ahead, or makes large
 N = 6  # images in a batch
 PIXELS = 144
 
@@ -287,11 +287,11 @@ def test_a_batch_needs_its_activations(tiny_resnet, images):
     small, large = (measure_memory(runner, batch) for batch in (images[:1], many))
     activation = 4 * len(many) * 4 * 12 * 12
     grown = large.first_call.value - small.first_call.value
-    assert grown >= 2 * activation - MIB  # the stem's and block 1's
+    assert grown >= 2 * activation - ROOM  # the stem's and block 1's
     # Its kernels may fill up 4 channels to 16.
     assert grown <= 4 * count_inference_bytes(tiny_resnet, many)["activations at their peak"]
-    assert large.later_calls.value >= large.first_call.value - MIB
-    assert large.model.value == pytest.approx(small.model.value, abs=MIB)
+    assert large.later_calls.value >= large.first_call.value - ROOM
+    assert large.model.value == pytest.approx(small.model.value, abs=ROOM)
     for found in (small.model, small.first_call, small.later_calls):
         assert (found.unit, found.count) == ("bytes", 1)
         assert found.low == found.value == found.high
@@ -304,8 +304,8 @@ def test_the_weights_count_as_the_model_s(images):
     wide, narrow = (measure_memory(runner, images[:1]) for runner in (wide, narrow))
     weights = 4 * 2000 * (144 + 2000 + 10)
     grown = wide.model.value - narrow.model.value
-    assert grown >= weights - MIB
-    assert wide.first_call.value <= MIB
+    assert grown >= weights - ROOM
+    assert wide.first_call.value <= ROOM
 
 
 def test_a_file_of_packed_weights_is_unpacked_first(tiny_convnet, images):

@@ -205,7 +205,7 @@ function showModel(engine, model, el) {
     const [counted, reply] = [make("p", { role: "status" }), make("p", { role: "status" })];
     const again = pressOnce("Time again", engine.time);
     const counting = pressOnce(`Count the accuracy on ${count} images`, async () => {
-      progress.hidden = false;
+      [progress.value, progress.hidden] = [0, false];
       await engine.count((share) => (progress.value = share)).finally(() => (progress.hidden = true));
     });
     function pressOnce(words, task) {

@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
 def _run_lesson(browser: Browser, server: LabServer, name: str) -> Iterator[LabPage]:
     with open_page(browser, server, height=1400) as page:
         page.open(name)
-        page.run_all(seconds=600)
+        page.run_all(seconds=1200)
         yield page
 
 

@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
 SOLUTIONS = Path(__file__).parent.parent.parent / "notebooks" / "solutions"
 PATIENCE_MS = 20_000  # on a slow machine where other tests run too; a test that passes never waits
+LOADING_MS = 90_000  # for a page, or for what is to be clicked on while it starts
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = [
     "--no-sandbox",  # containers run as root
@@ -269,6 +270,7 @@ def open_page(
 ) -> Iterator[LabPage]:
     """Open an empty page of the given size in pixels."""
     context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(LOADING_MS)
     try:
         yield LabPage(context.new_page(), server)
     finally:

@@ -31,6 +31,9 @@ READ_KNOBS = """node => {
   return knobs.map((knob) => [name(knob), values(knob).map((value) => value.textContent)]);
 }"""
 LEAST_LETTER = 10  # pixels from the top of a line of text to its bottom
+AFTER_TWO_FRAMES = """() => new Promise((go) =>
+  requestAnimationFrame(() => requestAnimationFrame(go)))"""
+MOST_ASKED = 5  # times, until the kernel and the page agree
 NONE = "–"  # instead of a value that is not there
 MOST_PRESSES = 200  # from the middle of the slider of a guess to its end, at least
 MEASURING_MS = 1000 * (PATIENCE_S + 60)  # it may wait until others have measured
@@ -139,6 +142,7 @@ class PanelOnPage:
         while box is None or box != last:
             part.scroll_into_view_if_needed()
             self.page.wait_for_timeout(300)
+            self.page.evaluate(AFTER_TWO_FRAMES)
             last, box = box, part.bounding_box()
         return dict(box)
 
@@ -236,7 +240,10 @@ class PanelOnPage:
 
     def asked_of_python(self) -> tuple[dict[str, Any], Cards]:
         """Return the setting and the cards as the kernel knows them after the last change."""
-        setting, cards, *_ = self._told_by_python()
+        for _ in range(MOST_ASKED):  # the page's messages may be read after the cell was run
+            setting, cards, *_ = self._told_by_python()
+            if cards == self.cards():
+                break
         return setting, cards
 
     def known_to_python(self) -> tuple[list[Cards], list[tuple[str, dict[str, str]]]]:
@@ -251,8 +258,12 @@ class PanelOnPage:
 
     def _told_by_python(self) -> tuple[Any, ...]:
         """Return what the kernel knows of the panel after the last change on the page."""
-        self._ask_python()  # of quick changes the page sends the last when the first is answered
-        return self._ask_python()
+        before, told = None, self._ask_python()
+        for _ in range(MOST_ASKED):  # of quick changes the last is sent when the first is answered
+            if before == told:
+                break
+            before, told = told, self._ask_python()
+        return told
 
     def _ask_python(self) -> tuple[Any, ...]:
         """Run the last cell, which prints what the kernel knows of each panel."""

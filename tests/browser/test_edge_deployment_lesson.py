@@ -384,6 +384,7 @@ def test_500_images_get_the_classes_of_python(
     shown: ModelOnPage, edge_deployment: LabPage, in_python: lab.BrowserModel
 ) -> None:
     counted = shown.count().text_content() or ""
+    expect(shown.root.get_by_text("Compared with Python on the same files:")).to_be_visible()
     split = datasets.load_fashion().test.first(COUNT)
     compared = edge_deployment.page.locator(".jp-CodeCell", has_text="in_browser.compare(").first
     compared.locator(".cm-content").click()
